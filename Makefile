@@ -1,0 +1,51 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  := torch==2.13.0
+RUN     = $(BIN)/python -m
+
+# The GPU is not needed here; where pip is offered a CPU build of torch (see README) it takes that one.
+# $(VENV)/.installing lies there while an install runs: one that was cut off is thrown away, not trusted.
+define install
+	@if [ -e $(VENV)/.installing ] || [ ! -x $(BIN)/python ]; then rm -rf $(VENV); fi
+	@[ -x $(BIN)/python ] || { mkdir -p $(VENV) && touch $(VENV)/.installing && $(PYTHON) -m venv $(VENV); }
+	@touch $(VENV)/.installing
+	$(RUN) pip install -q --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(RUN) pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
+	@touch $@ && rm $(VENV)/.installing
+endef
+
+.PHONY: demo test lint bench clean help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    train two small models, trace what they say to their training rows, write the report"
+	@echo "make test    the test suite"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   speed of each stage beside a plain forward and backward pass"
+	@echo "make clean   remove the environment and the caches (runs/ stays)"
+
+demo: $(VENV)/.demo
+	$(BIN)/influence demo
+
+test: $(VENV)/.test
+	timeout 480 $(RUN) pytest -n 2 --dist worksteal -q
+
+lint: $(VENV)/.test
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/speed.py
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(call install,report)
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(call install,report$(comma)dev)
+
+comma := ,
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,61 @@
+"""Which training rows made a language model say this, through which layers and tokens, and how far to trust it.
+
+    lm = influence.load("gpt2")
+    rows = influence.corpus("corpus.jsonl", lm, length=128)
+    queries = influence.queries([{"prompt": "…", "completion": "…"}], lm)
+    solver = ekfac.solver(influence.fit_ekfac(lm, rows), damping=0.1)
+    scores = influence.score(lm, rows, queries, solver, per="layer")
+
+Every name is imported when it is first used, so `import influence` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from influence.analysis.layers import layers as layers
+    from influence.analysis.table import table as table
+    from influence.analysis.tails import tail as tail
+    from influence.analysis.top import top as top
+    from influence.attribution.fit import fit_diagonal as fit_diagonal
+    from influence.attribution.fit import fit_ekfac as fit_ekfac
+    from influence.attribution.rank import rank as rank
+    from influence.attribution.score import row_norm as row_norm
+    from influence.attribution.score import score as score
+    from influence.cli.job import run as run
+    from influence.data.corpus import corpus as corpus
+    from influence.data.queries import queries as queries
+    from influence.model.load import load as load
+    from influence.report.page import write_report as write_report
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "corpus": "influence.data.corpus",
+    "fit_diagonal": "influence.attribution.fit",
+    "fit_ekfac": "influence.attribution.fit",
+    "layers": "influence.analysis.layers",
+    "load": "influence.model.load",
+    "queries": "influence.data.queries",
+    "rank": "influence.attribution.rank",
+    "row_norm": "influence.attribution.score",
+    "run": "influence.cli.job",
+    "score": "influence.attribution.score",
+    "table": "influence.analysis.table",
+    "tail": "influence.analysis.tails",
+    "top": "influence.analysis.top",
+    "write_report": "influence.report.page",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"influence has no {name!r}; its names are: {', '.join(__all__)}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
