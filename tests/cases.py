@@ -1,8 +1,8 @@
 """Tiny random models of every supported family, and the slow, obvious way to get their gradients.
 
-`FAMILIES` maps a name to a function that builds the model: float64, evaluation mode, 2 layers, a vocabulary of 37
-tokens and a context of at least 24, every bias and norm random so that nothing is zero by accident. The same name gives
-the same weights on every call. A new family is one function and one line in `FAMILIES`.
+`FAMILIES` maps a name to a function that builds the model: float64, evaluation mode, 2 layers, 37 tokens, a
+context of 32, every bias and norm random so that nothing is zero by accident. The same name gives the same
+weights on every call. A new family is one line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES = MARKS | {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"max_position_embeddings": CONTEXT}
 GATED = SIZES | {"intermediate_size": 24, "num_key_value_heads": 1}
-GPT = MARKS | {"vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24}
+GPT = MARKS | {
+    "vocab_size": VOCAB,
+    "n_positions": CONTEXT,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 24,
+}
 # grouped_mm, the default of fused experts, has no float64
 EXPERTS = GATED | {"num_experts_per_tok": 2, "experts_implementation": "eager"}
 
@@ -48,156 +55,62 @@ class Live(nn.Module):
         return self.head(self.norm(hidden))
 
 
-class LiveLayer(nn.Module):
-    """Attention with a fused q/k/v map, then a two-map perceptron with dropout."""
+class LiveAttention(nn.Module):
+    """Causal attention with one fused map for queries, keys and values."""
 
     def __init__(self, width: int, heads: int = 2):
         super().__init__()
         self.heads = heads
-        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        b, t, d = hidden.shape
+        q, k, v = self.qkv(hidden).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(b, t, d))
+
+
+class LiveLayer(nn.Module):
+    """Attention, then a perceptron of two maps, one without a bias; dropout after both."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = LiveAttention(width)
         self.up = nn.Linear(width, 2 * width)
         self.down = nn.Linear(2 * width, width, bias=False)
         self.drop = nn.Dropout(0.1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        b, t, d = hidden.shape
-        parts = self.qkv(self.norm_1(hidden)).view(b, t, 3, self.heads, d // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        hidden = hidden + self.drop(self.out(mixed.transpose(1, 2).reshape(b, t, d)))
+        hidden = hidden + self.drop(self.attention(self.norm_1(hidden)))
         return hidden + self.drop(self.down(F.gelu(self.up(self.norm_2(hidden)))))
 
 
-def gpt2() -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
+def _hub(name: str, config: str, **settings: Any) -> nn.Module:
+    """A transformers model class with a small configuration of its own."""
+    import transformers
 
-    return GPT2LMHeadModel(GPT2Config(**GPT))
+    return getattr(transformers, name)(getattr(transformers, config)(**settings))
 
 
-def gpt_neo() -> nn.Module:
-    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+def _causal(stem: str, **settings: Any) -> Callable[[], nn.Module]:
+    return lambda: _hub(f"{stem}ForCausalLM", f"{stem}Config", **settings)
 
-    config = GPTNeoConfig(
-        **MARKS,
-        vocab_size=VOCAB,
-        max_position_embeddings=CONTEXT,
-        hidden_size=16,
-        num_layers=2,
-        num_heads=2,
-        intermediate_size=24,
-        attention_types=[[["global", "local"], 1]],
-        window_size=8,
-        resid_dropout=0.1,
+
+def _gpt2() -> nn.Module:
+    return _hub("GPT2LMHeadModel", "GPT2Config", **GPT)
+
+
+def _gpt_neo() -> nn.Module:
+    sizes = {"max_position_embeddings": CONTEXT, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
+    kinds = {"attention_types": [[["global", "local"], 1]], "window_size": 8, "resid_dropout": 0.1}
+    return _hub(
+        "GPTNeoForCausalLM", "GPTNeoConfig", **MARKS, **sizes, **kinds, vocab_size=VOCAB, intermediate_size=24
     )
-    return GPTNeoForCausalLM(config)
 
 
-def gpt_neox() -> nn.Module:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, intermediate_size=24, hidden_dropout=0.1))
-
-
-def opt() -> nn.Module:
-    from transformers import OPTConfig, OPTForCausalLM
-
-    return OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=24, word_embed_proj_dim=16, dropout=0.1))
-
-
-def llama() -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**GATED, attention_dropout=0.1))
-
-
-def mistral() -> nn.Module:
-    from transformers import MistralConfig, MistralForCausalLM
-
-    return MistralForCausalLM(MistralConfig(**GATED, sliding_window=8))
-
-
-def qwen2() -> nn.Module:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    return Qwen2ForCausalLM(Qwen2Config(**GATED))
-
-
-def qwen3() -> nn.Module:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    return Qwen3ForCausalLM(Qwen3Config(**GATED, head_dim=8))
-
-
-def gemma2() -> nn.Module:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    return Gemma2ForCausalLM(Gemma2Config(**GATED, head_dim=8, sliding_window=8, query_pre_attn_scalar=8))
-
-
-def gemma3() -> nn.Module:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    return Gemma3ForCausalLM(Gemma3TextConfig(**GATED, head_dim=8, sliding_window=8, query_pre_attn_scalar=8))
-
-
-def phi() -> nn.Module:
-    from transformers import PhiConfig, PhiForCausalLM
-
-    return PhiForCausalLM(PhiConfig(**SIZES, intermediate_size=24, resid_pdrop=0.1))
-
-
-def olmo2() -> nn.Module:
-    from transformers import Olmo2Config, Olmo2ForCausalLM
-
-    return Olmo2ForCausalLM(Olmo2Config(**GATED))
-
-
-def mixtral() -> nn.Module:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    return MixtralForCausalLM(MixtralConfig(**EXPERTS, num_local_experts=4))
-
-
-def qwen3_moe() -> nn.Module:
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    config = Qwen3MoeConfig(**EXPERTS, head_dim=8, num_experts=4, moe_intermediate_size=12, mlp_only_layers=[0])
-    return Qwen3MoeForCausalLM(config)
-
-
-def olmoe() -> nn.Module:
-    from transformers import OlmoeConfig, OlmoeForCausalLM
-
-    return OlmoeForCausalLM(OlmoeConfig(**EXPERTS, num_experts=4))
-
-
-def phi3() -> nn.Module:
-    from transformers import Phi3Config, Phi3ForCausalLM
-
-    return Phi3ForCausalLM(Phi3Config(**GATED, resid_pdrop=0.1))
-
-
-def gptj() -> nn.Module:
-    from transformers import GPTJConfig, GPTJForCausalLM
-
-    return GPTJForCausalLM(GPTJConfig(**GPT, rotary_dim=4))
-
-
-def bloom() -> nn.Module:
-    from transformers import BloomConfig, BloomForCausalLM
-
-    return BloomForCausalLM(BloomConfig(**MARKS, vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, hidden_dropout=0.1))
-
-
-def falcon() -> nn.Module:
-    from transformers import FalconConfig, FalconForCausalLM
-
-    return FalconForCausalLM(FalconConfig(**SIZES, ffn_hidden_size=24, bias=True, hidden_dropout=0.1))
-
-
-def _adapted(base: nn.Module, targets: Sequence[str], fan_in_fan_out: bool) -> nn.Module:
+def _adapted(base: nn.Module, *targets: str, fan_in_fan_out: bool = False) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -206,36 +119,35 @@ def _adapted(base: nn.Module, targets: Sequence[str], fan_in_fan_out: bool) -> n
     return get_peft_model(base, config)
 
 
-def gpt2_lora() -> nn.Module:
-    return _adapted(gpt2(), ("c_attn", "c_fc"), fan_in_fan_out=True)
-
-
-def llama_lora() -> nn.Module:
-    return _adapted(llama(), ("q_proj", "v_proj", "down_proj"), fan_in_fan_out=False)
-
+GEMMA = GATED | {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}
+_llama = _causal("Llama", **GATED, attention_dropout=0.1)
 
 _BUILDERS: dict[str, Callable[[], nn.Module]] = {
-    "gpt2": gpt2,
-    "gpt_neo": gpt_neo,
-    "gpt_neox": gpt_neox,
-    "opt": opt,
-    "llama": llama,
-    "mistral": mistral,
-    "qwen2": qwen2,
-    "qwen3": qwen3,
-    "gemma2": gemma2,
-    "gemma3": gemma3,
-    "phi": phi,
-    "olmo2": olmo2,
-    "mixtral": mixtral,
-    "gpt2_lora": gpt2_lora,
-    "llama_lora": llama_lora,
-    "qwen3_moe": qwen3_moe,
-    "olmoe": olmoe,
-    "phi3": phi3,
-    "gptj": gptj,
-    "bloom": bloom,
-    "falcon": falcon,
+    "gpt2": _gpt2,
+    "gpt_neo": _gpt_neo,
+    "gpt_neox": _causal("GPTNeoX", **SIZES, intermediate_size=24, hidden_dropout=0.1),
+    "opt": _causal("OPT", **SIZES, ffn_dim=24, word_embed_proj_dim=16, dropout=0.1),
+    "llama": _llama,
+    "mistral": _causal("Mistral", **GATED, sliding_window=8),
+    "qwen2": _causal("Qwen2", **GATED),
+    "qwen3": _causal("Qwen3", **GATED, head_dim=8),
+    "gemma2": _causal("Gemma2", **GEMMA),
+    "gemma3": lambda: _hub("Gemma3ForCausalLM", "Gemma3TextConfig", **GEMMA),
+    "phi": _causal("Phi", **SIZES, intermediate_size=24, resid_pdrop=0.1),
+    "olmo2": _causal("Olmo2", **GATED),
+    "mixtral": _causal("Mixtral", **EXPERTS, num_local_experts=4),
+    "gpt2_lora": lambda: _adapted(_gpt2(), "c_attn", "c_fc", fan_in_fan_out=True),
+    "llama_lora": lambda: _adapted(_llama(), "q_proj", "v_proj", "down_proj"),
+    "qwen3_moe": _causal(
+        "Qwen3Moe", **EXPERTS, head_dim=8, num_experts=4, moe_intermediate_size=12, mlp_only_layers=[0]
+    ),
+    "olmoe": _causal("Olmoe", **EXPERTS, num_experts=4),
+    "phi3": _causal("Phi3", **GATED, resid_pdrop=0.1),
+    "gptj": _causal("GPTJ", **GPT, rotary_dim=4),
+    "bloom": _causal(
+        "Bloom", **MARKS, vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, hidden_dropout=0.1
+    ),
+    "falcon": _causal("Falcon", **SIZES, ffn_hidden_size=24, bias=True, hidden_dropout=0.1),
     "live": Live,
 }
 
@@ -249,7 +161,7 @@ def _build(name: str) -> nn.Module:
 
 
 def shake(net: nn.Module) -> None:
-    """Give every parameter generic values: matrices of unit gain, vectors (norms, biases) moved off 0 and 1."""
+    """Give every parameter generic values: matrices of unit gain, vectors (norms, biases) off 0 and 1."""
     with torch.no_grad():
         for parameter in net.parameters():
             noise = torch.randn_like(parameter)
@@ -269,8 +181,8 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {name: _bind(name) for name in _B
 class Float64(TorchFunctionMode):
     """`with Float64():` turns every request for float32 into float64.
 
-    Families cast norms, attention or the router to float32 whatever the model's type; without this their gradients
-    depend on the batch in the 7th digit and nothing could be compared to 1e-12.
+    Families cast norms, attention or the router to float32 whatever the model's type; without this their
+    gradients depend on the batch in the 7th digit and nothing could be compared to 1e-12.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -282,7 +194,7 @@ class Float64(TorchFunctionMode):
 
 
 def sequences(lengths: Iterable[int] = (9, 14, 6), prompt: int = 3, seed: int = 0) -> list[Row]:
-    """Random rows of these lengths; the first `prompt` tokens of each are not scored, nor is one in the middle."""
+    """Random rows of these lengths; the first `prompt` tokens are not scored, nor is one in the middle."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for length in lengths:
@@ -294,7 +206,7 @@ def sequences(lengths: Iterable[int] = (9, 14, 6), prompt: int = 3, seed: int = 
 
 
 def padded(rows: Sequence[Row], pad: int = 0, extra: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows as (ids (b t) int64, mask (b t) bool), padded on the right to the longest and `extra` places more."""
+    """Rows as (ids (b t) int64, mask (b t) bool), padded on the right to the longest and `extra` more."""
     t = max(len(ids) for ids, _ in rows) + extra
     ids = torch.tensor([row + [pad] * (t - len(row)) for row, _ in rows])
     mask = torch.tensor([[bool(m) for m in mask] + [False] * (t - len(mask)) for _, mask in rows])
@@ -312,8 +224,8 @@ def sequence_loss(net: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 def oracle_all(net: nn.Module, ids: Tensor, mask: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Per-sequence gradients (b o i) of the summed loss, one ordinary backward per sequence, by block name.
 
-    The sequence is cut after its last scored token, alone in its batch, and the weights of a copy are unfrozen:
-    nothing is shared with how the library does it. `i` is one larger where the block's module has a bias.
+    The sequence is cut after its last scored token, alone in its batch, and the weights of a copy are
+    unfrozen: nothing is shared with how the library does it. `i` is one larger where the module has a bias.
     """
     copied = copy.deepcopy(net).eval().requires_grad_(True)
     found: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -332,15 +244,15 @@ def oracle_gradients(net: nn.Module, ids: Tensor, mask: Tensor, name: str) -> Te
 
 
 def weight_gradient(net: nn.Module, name: str) -> Tensor:
-    """The gradient (o i) stored on a block's weight, the bias as last column: Linear, Conv1D or fused expert."""
+    """The gradient (o i) stored on a block's weight, its bias as last column."""
     path, bracket, index = name.partition("[")
     module = dict(net.named_modules(remove_duplicate=False)).get(path)
     if module is None:
         weight = net.get_parameter(path)
         gradient = _grad(weight)
         return gradient[int(index.rstrip("]"))] if bracket else gradient
-    gradient = _grad(module.weight)
-    if type(module).__name__ == "Conv1D":
+    gradient = _grad(module.weight)  # (o i) for Linear, (i o) for Conv1D and Embedding
+    if type(module).__name__ == "Conv1D" or isinstance(module, nn.Embedding):
         gradient = gradient.T
     bias = getattr(module, "bias", None)
     return gradient if bias is None else torch.cat([gradient, _grad(bias)[:, None]], dim=1)
