@@ -1,4 +1,4 @@
-"""Pairs and per-sequence gradients by the library's own capture, for comparison with the oracle in cases.py."""
+"""Pairs and per-sequence gradients by the library's own capture, to compare with the oracle in cases.py."""
 
 from __future__ import annotations
 
