@@ -3,16 +3,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 RUN     = $(BIN)/python -m
+PIP     = $(RUN) pip install -q --disable-pip-version-check --no-compile -c constraints.txt
+
+# Bytecode is compiled at first import, of what is imported: pip would spend half a minute on all of it.
+export PYTHONDONTWRITEBYTECODE =
 
 # The GPU is not needed here; where pip is offered a CPU build of torch (see README) it takes that one.
 # $(VENV)/.installing lies there while an install runs: one that was cut off is thrown away, not trusted.
+# A pip that outlives a killed make holds the lock until it is done, so two never write at once.
 define install
-	@if [ -e $(VENV)/.installing ] || [ ! -x $(BIN)/python ]; then rm -rf $(VENV); fi
-	@[ -x $(BIN)/python ] || { mkdir -p $(VENV) && touch $(VENV)/.installing && $(PYTHON) -m venv $(VENV); }
-	@touch $(VENV)/.installing
-	$(RUN) pip install -q --disable-pip-version-check -c constraints.txt $(TORCH)
-	$(RUN) pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
-	@touch $@ && rm $(VENV)/.installing
+	@set -e; exec 9> $(VENV).lock; ! command -v flock > /dev/null || flock 9; \
+	if [ -e $(VENV)/.installing ] || [ ! -x $(BIN)/python ]; then rm -rf $(VENV); mkdir -p $(VENV); fi; \
+	touch $(VENV)/.installing; \
+	[ -x $(BIN)/python ] || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }; \
+	echo "installing $(TORCH)"; $(PIP) $(TORCH); \
+	echo "installing influence[$(1)]"; $(PIP) -e '.[$(1)]'; \
+	touch $@; rm $(VENV)/.installing
 endef
 
 .PHONY: demo test lint bench clean help
@@ -48,4 +54,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 comma := ,
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV).lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
