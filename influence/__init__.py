@@ -1,4 +1,4 @@
-"""Which training rows made a language model say this, through which layers and tokens, and how far to trust it.
+"""Which training rows made a language model say this, through which layers and tokens, how surely.
 
     lm = influence.load("gpt2")
     rows = influence.corpus("corpus.jsonl", lm, length=128)
