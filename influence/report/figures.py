@@ -1,0 +1,243 @@
+"""The report's figures: a table in, an Altair chart out. Each is also exportable on its own as SVG or PNG.
+
+All are 330 px wide, so that one fills a phone and three stand beside each other on a desk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from influence.report.extra import extra
+from influence.report.read import Run, read_run
+from influence.report.svg import COLOUR, draw
+from influence.report.words import is_missing, number
+
+if TYPE_CHECKING:
+    import altair
+    import pandas
+
+WIDTH, HEIGHT = 272, 168
+EKFAC = re.compile(r"ek-?fac", re.IGNORECASE)
+
+
+def layer_profile(layers: pandas.DataFrame) -> altair.TopLevelMixin:
+    """What rows add and take through each layer, in nats: red up, blue down, the dot their signed sum.
+
+    `layers`: one query's rows of the table with the columns layer, positive, negative, signed.
+    """
+    alt = _altair()
+    base = alt.Chart(layers).encode(x=_layer_axis(alt))
+    zero = alt.Chart().mark_rule(color=COLOUR["muted"], strokeWidth=1).encode(y=alt.datum(0))
+    up = base.mark_bar(color=COLOUR["raise"]).encode(y=_y(alt, "positive:Q", "nats, summed over rows"))
+    down = base.mark_bar(color=COLOUR["lower"]).encode(y="negative:Q")
+    line = base.mark_line(color=COLOUR["ink"], strokeWidth=1.5).encode(y="signed:Q")
+    dots = base.mark_circle(color=COLOUR["ink"], size=34, opacity=1).encode(y="signed:Q")
+    return _finish(alt.layer(up, down, zero, line, dots, data=layers))
+
+
+def layer_absolute(layers: pandas.DataFrame) -> altair.TopLevelMixin:
+    """The absolute influence through each layer, in nats (columns layer, absolute)."""
+    alt = _altair()
+    bars = alt.Chart(layers).mark_bar(color=COLOUR["grey"])
+    return _finish(bars.encode(x=_layer_axis(alt), y=_y(alt, "absolute:Q", "|nats|, summed over rows")))
+
+
+def tail_plot(points: pandas.DataFrame, tails: pandas.DataFrame) -> altair.TopLevelMixin:
+    """Share of raising rows at or above each score, both axes logarithmic, with the fitted power laws.
+
+    `points`: score, survival of one query; `tails`: its fits. A fit without an exponent draws no line.
+    The solid line is the first fit, the dashed one the second.
+    """
+    alt, pandas = _altair(), extra("pandas")
+    points = points[(points["score"] > 0) & (points["survival"] > 0)].sort_values("score")
+    x, y = (
+        _log(alt, "score", "score, nats", points),
+        _log(alt, "survival", "share of rows at or above", points),
+    )
+    layers = [
+        alt.Chart(points)
+        .mark_point(color=COLOUR["ink"], filled=True, size=9, opacity=0.8, shape="circle", clip=True)
+        .encode(x=x, y=y)
+    ]
+    for index, line in enumerate(fit_lines(points, tails)):
+        dash = [1, 0] if index == 0 else [5, 3]
+        mark = alt.Chart(pandas.DataFrame(line, columns=["score", "survival"])).mark_line(
+            color=COLOUR["raise"], strokeWidth=1.8, strokeDash=dash, clip=True
+        )
+        layers.append(mark.encode(x=x, y=y))
+    return _finish(alt.layer(*layers))
+
+
+def fit_lines(points: pandas.DataFrame, tails: pandas.DataFrame) -> list[list[tuple[float, float]]]:
+    """Per fit that has an exponent, two ends of S(x) = S(xmin) · (x / xmin)^-alpha_survival."""
+    lines = []
+    end = float(points["score"].max())
+    for fit in tails.to_dict("records"):
+        start, exponent = fit.get("xmin"), fit.get("alpha_survival")
+        if is_missing(start) or is_missing(exponent) or not 0 < float(start) < end:
+            continue
+        share = float(points.loc[points["score"] >= float(start), "survival"].max())
+        lines.append([(float(start), share), (end, share * (end / float(start)) ** -float(exponent))])
+    return lines
+
+
+def top_share(tails: pandas.DataFrame) -> altair.TopLevelMixin:
+    """Per query the share of all raising influence that the top 1 % of its rows hold."""
+    alt = _altair()
+    one = tails.drop_duplicates("query").sort_values("top1_share", ascending=False)
+    one = one.assign(name=one["query"].astype(str), held=one["top1_share"])
+    bars = alt.Chart(one).mark_bar(color=COLOUR["accent"])
+    axis = alt.Axis(format="%", grid=True)
+    chart = bars.encode(
+        x=alt.X("name:N", sort=None, title="query, largest share first", axis=_plain_axis(alt)),
+        y=alt.Y("held:Q", title="held by the top 1 %", axis=axis, scale=alt.Scale(domainMin=0)),
+    )
+    return _finish(chart)
+
+
+def retrieval(table: pandas.DataFrame) -> altair.TopLevelMixin:
+    """Mean reciprocal rank with its interval, per method and model size; EK-FAC in colour, baselines grey."""
+    alt = _altair()
+    sizes = list(
+        dict.fromkeys(table.sort_values("parameters")["size"] if "parameters" in table else table["size"])
+    )
+    order = list(table[table["size"] == sizes[-1]].sort_values("mrr", ascending=False)["method"])
+    ours = [bool(EKFAC.search(str(method))) for method in table["method"]]
+    shade = [0.4 + 0.6 * (sizes.index(size) + 1) / len(sizes) for size in table["size"]]
+    table = table.assign(ours=ours, shade=shade)
+    colour = alt.condition("datum.ours", alt.value(COLOUR["raise"]), alt.value(COLOUR["muted"]))
+    base = alt.Chart(table).encode(
+        y=alt.Y("method:N", sort=order, title=None, axis=alt.Axis(labelLimit=130, domain=False, ticks=False)),
+        yOffset=alt.YOffset("size:N", sort=sizes),
+        color=colour,
+        opacity=alt.Opacity("shade:Q", scale=None, legend=None),
+    )
+    scale = alt.Scale(domain=[0, 1])
+    ends = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title="mean reciprocal rank, 95 % interval", scale=scale), x2="high:Q"
+    )
+    dots = base.mark_point(filled=True, size=46).encode(
+        x="mrr:Q", shape=alt.Shape("size:N", sort=sizes, legend=alt.Legend(title=None, orient="top"))
+    )
+    return _finish(alt.layer(ends, dots), width=190, height=alt.Step(9 if len(sizes) > 1 else 20))
+
+
+def write_figures(run: str | Path, folder: str | Path, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
+    """Every figure of a run as a file of its own: `layers-3.svg` is the layer profile of query 3.
+
+    `run` is a run folder, `folder` is made where it does not exist. Raises ValueError for another format than
+    svg and png, and what `read_run` raises.
+    """
+    unknown = sorted(set(formats) - {"svg", "png"})
+    if unknown:
+        raise ValueError(f"unknown figure format {unknown[0]!r}; svg and png can be written")
+    stored, into = read_run(run), Path(folder)
+    into.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, chart in all_figures(stored):
+        for kind in formats:
+            path = into / f"{name}.{kind}"
+            if kind == "svg":
+                path.write_text(draw(chart.properties(background="white")), encoding="utf-8")
+            else:
+                shown = chart.properties(background="white").to_json()
+                path.write_bytes(extra("vl_convert").vegalite_to_png(shown, scale=2))
+            written.append(path)
+    return written
+
+
+def all_figures(run: Run) -> Iterator[tuple[str, altair.TopLevelMixin]]:
+    """(name, chart) for every figure that the run's tables allow."""
+    if "retrieval" in run.tables and len(run.tables["retrieval"]):
+        yield "retrieval", retrieval(run.tables["retrieval"])
+    if "tails" in run.tables and len(run.tables["tails"]):
+        yield "top-share", top_share(run.tables["tails"])
+    for query in run.tables["queries"]["query"].tolist():
+        yield from query_figures(run, int(query))
+
+
+def query_figures(run: Run, query: int) -> Iterator[tuple[str, altair.TopLevelMixin]]:
+    """(name, chart) for one query: layers, layers-absolute, tail; each only where its table has the query."""
+    layers = of_query(run, "layers", query)
+    if layers is not None:
+        yield f"layers-{query}", layer_profile(layers)
+        yield f"layers-absolute-{query}", layer_absolute(layers)
+    points, tails = of_query(run, "tail_points", query), of_query(run, "tails", query)
+    if points is not None and (points["score"] > 0).sum() > 1:
+        yield f"tail-{query}", tail_plot(points, run.tables["tails"].head(0) if tails is None else tails)
+
+
+def of_query(run: Run, name: str, query: int) -> pandas.DataFrame | None:
+    """A table's rows for one query, or None where the table or the query's rows are missing."""
+    table = run.tables.get(name)
+    if table is None:
+        return None
+    rows = table[table["query"] == query]
+    return rows if len(rows) else None
+
+
+def _altair() -> Any:
+    return extra("altair")
+
+
+def _layer_axis(alt: Any) -> Any:
+    return alt.X("layer:O", title="layer", axis=_plain_axis(alt))
+
+
+def _plain_axis(alt: Any) -> Any:
+    return alt.Axis(labelAngle=0, labelOverlap=True, ticks=False)
+
+
+def _y(alt: Any, field: str, title: str) -> Any:
+    return alt.Y(field, title=title, axis=alt.Axis(tickCount=5))
+
+
+def _log(alt: Any, field: str, title: str, points: pandas.DataFrame) -> Any:
+    """A logarithmic axis with a line at each power of ten, or at 1, 2, 5 where only one power lies inside."""
+    low, high = float(points[field].min()) / 1.15, float(points[field].max()) * 1.15
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    whole = [10.0**power for power in powers if low <= 10.0**power <= high]
+    fine = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    values = whole if len(whole) > 1 else [value for value in fine if low <= value <= high]
+    # the keys as d3 writes them: 1e-3, 2e+0
+    names = {
+        re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.0e}"): number(value, 1).removeprefix("1·")
+        for value in values
+    }
+    label = f"{json.dumps(names)}[format(datum.value, '.0e')]"
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    axis = "X" if field == "score" else "Y"
+    return getattr(alt, axis)(
+        f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, labelExpr=label, ticks=False)
+    )
+
+
+def _finish(chart: Any, width: Any = WIDTH, height: Any = HEIGHT) -> altair.TopLevelMixin:
+    font = "Helvetica, Arial, sans-serif"
+    text = {
+        "labelColor": COLOUR["muted"],
+        "titleColor": COLOUR["muted"],
+        "labelFont": font,
+        "titleFont": font,
+    }
+    axis = {
+        **text,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "gridColor": COLOUR["rule"],
+        "domainColor": COLOUR["grey"],
+        "tickColor": COLOUR["grey"],
+    }
+    return (
+        chart.properties(width=width, height=height, background="transparent", padding=2)
+        .configure_view(stroke=None)
+        .configure_axis(**axis)
+        .configure_axisX(grid=False)
+        .configure_legend(**text, labelFontSize=11, symbolFillColor=COLOUR["muted"])
+    )

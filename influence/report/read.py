@@ -1,0 +1,144 @@
+"""Reads a run folder as it lies on disk: manifest, log, tables, and the scores where they are few enough."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
+    import pandas
+
+# what each table must hold; tables not in REQUIRED may be missing
+COLUMNS = {
+    "queries": ("query", "prompt", "completion", "log_p", "n_tokens"),
+    "top": ("query", "ranking", "side", "place", "row", "score", "normalised", "text", "copies"),
+    "rows": ("row",),
+    "tokens": ("query", "row", "position", "token", "score"),
+    "layers": ("query", "layer", "signed", "positive", "negative", "absolute"),
+    "tails": ("query", "rule", "alpha_density", "alpha_survival", "verdict", "top1_share"),
+    "tail_points": ("query", "score", "survival"),
+    "blocks": ("block", "layer", "kind", "d_out", "d_in"),
+    "retrieval": ("size", "method", "mrr", "low", "high"),
+}
+REQUIRED = ("queries", "top")
+MOST_SCORES = 200_000_000  # numbers read from scores.zarr for the comparison of queries; above it is left out
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as stored: `tables` has only the tables that the folder has."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, pandas.DataFrame] = field(default_factory=dict)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A dictionary of the manifest, empty where the manifest has none of that name."""
+        value = self.manifest.get(name)
+        return value if isinstance(value, dict) else {}
+
+
+def read_run(folder: str | Path) -> Run:
+    """The run stored in `folder`; no model is opened.
+
+    Raises FileNotFoundError where the folder is no run or a required table is missing, and ValueError where
+    a file is damaged (its checksum differs from the manifest's, it cannot be parsed) or lacks a column.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no manifest.json, so it is not a run folder; give the folder that `influence run` "
+            "or `influence demo` printed"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); run the same command again to write it anew"
+        ) from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path} holds a {type(manifest).__name__}, expected an object; it is damaged")
+    tables = {name: frame for name in COLUMNS if (frame := _read_table(folder, name, manifest)) is not None}
+    return Run(folder, manifest, _read_log(folder / "log.jsonl"), tables)
+
+
+def _read_table(folder: Path, name: str, manifest: dict[str, Any]) -> pandas.DataFrame | None:
+    import pandas
+    import pyarrow
+
+    path = folder / "tables" / f"{name}.parquet"
+    if not path.is_file():
+        if name in REQUIRED:
+            raise FileNotFoundError(
+                f"{path} is missing, and the report needs it; run the same command again to finish the run"
+            )
+        return None
+    _check_hash(path, f"tables/{name}.parquet", manifest)
+    try:
+        frame = pandas.read_parquet(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    lacking = [column for column in COLUMNS[name] if column not in frame.columns]
+    if lacking:
+        raise ValueError(
+            f"{path} has the columns {', '.join(map(str, frame.columns))} but lacks {', '.join(lacking)}; "
+            "it was written by another version: run the same command again with this one"
+        )
+    return frame
+
+
+def _check_hash(path: Path, name: str, manifest: dict[str, Any]) -> None:
+    pieces = manifest.get("pieces")
+    piece = pieces.get(name) if isinstance(pieces, dict) else None
+    expected = piece.get("sha256") if isinstance(piece, dict) else None
+    if not expected:
+        return
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 begins {found[:12]}, the manifest says {str(expected)[:12]}; "
+            "run the same command again to compute it anew"
+        )
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The log's whole lines; a last line cut off by a kill is dropped."""
+    if not path.is_file():
+        return []
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            lines.append(entry)
+    return lines
+
+
+def read_totals(run: Run) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray] | None:
+    """Scores summed over everything but query and row: (query ids (q), row ids (n), nats (q n)).
+
+    None where the run has no scores.zarr or it holds more than `MOST_SCORES` numbers.
+    """
+    path = run.folder / "scores.zarr"
+    if not path.exists():
+        return None
+    import numpy
+    import xarray
+
+    with xarray.open_zarr(path, consolidated=False, chunks=None) as group:
+        if "score" not in group or not {"query", "row"} <= set(group["score"].dims):
+            raise ValueError(f"{path} has no variable 'score' with the dims query and row; it is damaged")
+        scores = group["score"]
+        if scores.size > MOST_SCORES:
+            return None
+        scores = scores.transpose("query", "row", ...)
+        total = numpy.stack([one.values.reshape(one.shape[0], -1).sum(1) for one in scores])
+        return scores["query"].values, scores["row"].values, total
