@@ -29,7 +29,7 @@ class Block:
 
     `name` is the module's path in the model, or for a parameter used without a module of its own
     (fused experts, routers) the parameter's path, with the expert in brackets: `…experts.down_proj[3]`.
-    `d_in` and `d_out` are the map's own widths; gradients have shape `shape` = (o, i), with i one more where it has a bias.
+    `d_in` and `d_out` are the map's own widths; `shape` = (o, i) is that of gradients, i one more where it has a bias.
     """
 
     name: str

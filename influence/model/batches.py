@@ -52,7 +52,9 @@ def _lists(column) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
 def _check(ids: list[np.ndarray], masks: list[np.ndarray], row: np.ndarray) -> None:
     for number, (tokens, mask) in enumerate(zip(ids, masks, strict=True)):
         if len(tokens) < 2:
-            raise BadRows(f"row {row[number]} has {len(tokens)} token(s); a scored row needs at least two: leave it out")
+            raise BadRows(
+                f"row {row[number]} has {len(tokens)} token(s); a scored row needs at least two: leave it out"
+            )
         if len(mask) != len(tokens):
             raise BadRows(f"row {row[number]} has {len(tokens)} tokens but a loss_mask of {len(mask)}")
         if mask[0]:
@@ -84,9 +86,7 @@ def batches(rows: Rows, size: int, device: torch.device | str = "cpu") -> Iterat
         start = stop
 
 
-def pad(
-    ids: list[np.ndarray], masks: list[np.ndarray], row: np.ndarray, device: torch.device | str = "cpu"
-) -> Batch:
+def pad(ids: list[np.ndarray], masks: list[np.ndarray], row: np.ndarray, device: torch.device | str = "cpu") -> Batch:
     """Rows side by side, zeros on the right."""
     width = max(len(tokens) for tokens in ids)
     tokens = np.zeros((len(ids), width), dtype=np.int64)
@@ -95,7 +95,9 @@ def pad(
         tokens[place, : len(one)] = one
         mask[place, : len(one)] = scored
     return Batch(
-        torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device), torch.from_numpy(np.asarray(row))
+        torch.from_numpy(tokens).to(device),
+        torch.from_numpy(mask).to(device),
+        torch.from_numpy(np.asarray(row)),
     )
 
 

@@ -77,7 +77,9 @@ def _adapter_is_idle(net: nn.Module, name: str) -> bool:
         return False
     owner = net.get_submodule(name[: found.start()])
     if getattr(owner, "merged", False):
-        raise NoBlocks(f"the adapters of {name[: found.start()]} are merged into its weight; unmerge them before loading")
+        raise NoBlocks(
+            f"the adapters of {name[: found.start()]} are merged into its weight; unmerge them before loading"
+        )
     return found.group(1) not in getattr(owner, "active_adapters", (found.group(1),))
 
 
@@ -207,9 +209,7 @@ def _block_matches(found: LinearMap, block: Block, choices: Iterable[str]) -> bo
     return False
 
 
-def _nothing_found(
-    net: nn.Module, found: list[LinearMap], chosen: list[LinearMap], choices: list[str]
-) -> str:
+def _nothing_found(net: nn.Module, found: list[LinearMap], chosen: list[LinearMap], choices: list[str]) -> str:
     if chosen:
         named = ", ".join(m.name for m in chosen[:8])
         return (
@@ -219,7 +219,8 @@ def _nothing_found(
     if not any(m.blocks for m in found):
         kinds = sorted({type(m).__name__ for m in net.modules() if any(True for _ in m.parameters(recurse=False))})
         return (
-            f"no block can be tracked in {type(net).__name__}: modules with parameters are {', '.join(kinds) or 'none'}; "
+            f"no block can be tracked in {type(net).__name__}, whose modules with parameters are "
+            f"{', '.join(kinds) or 'none'}; "
             "tracked are nn.Linear, Conv1D, fused experts (expert, out, in) and LoRA adapters"
         )
     some = ", ".join(m.name for m in found[:8])

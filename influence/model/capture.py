@@ -191,7 +191,8 @@ def _pair(block: Block, a: Tensor, g: Tensor, state: _Pass, tokens: Tensor | Non
 def _check_values(values: Tensor, batch: Batch) -> None:
     if values.shape != (len(batch.input_ids),):
         raise ValueError(
-            f"the measure returned shape {tuple(values.shape)} for {len(batch.input_ids)} rows; it must return one number per row"
+            f"the measure returned shape {tuple(values.shape)} for {len(batch.input_ids)} rows; "
+            "it must return one number per row"
         )
     bad = ~torch.isfinite(values.detach())
     if bad.any():
@@ -200,7 +201,7 @@ def _check_values(values: Tensor, batch: Batch) -> None:
 
 
 def _check_seen(blocks: list[Block], seen: list[str]) -> None:
-    missing = set(b.name for b in blocks if not expert_of(b)) - set(seen)
+    missing = {b.name for b in blocks if not expert_of(b)} - set(seen)
     if missing:
         raise RuntimeError(
             f"the blocks {sorted(missing)[:5]} took no part in the forward pass; select blocks that the model runs"

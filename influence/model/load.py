@@ -109,16 +109,16 @@ def _open_tokenizer(name: str, revision: str | None, trust: bool) -> Any:
 
 def _check_finite(net: nn.Module) -> None:
     for name, parameter in net.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter.detach().sum(dtype=torch.float32)):
-            if not torch.isfinite(parameter.detach()).all():
-                raise BadModel(f"the weight {name} holds NaN or infinite values; load an intact checkpoint")
+        if parameter.is_floating_point() and not torch.isfinite(parameter.detach()).all():
+            raise BadModel(f"the weight {name} holds NaN or infinite values; load an intact checkpoint")
 
 
 def _check_share(tracked: Tracked, accepted: Sequence[str]) -> None:
     left = [m for m in tracked.untracked if not any(fnmatch.fnmatchcase(m, pattern) for pattern in accepted)]
     if tracked.of_selected < 0.9 and left:
         raise BadModel(
-            f"only {tracked.of_selected:.1%} of the selected linear maps can be tracked; left out: {', '.join(left[:8])}"
+            f"only {tracked.of_selected:.1%} of the selected linear maps can be tracked; "
+            f"left out: {', '.join(left[:8])}"
             f"{' …' if len(left) > 8 else ''}. Accept that by name (accept_untracked=[…], patterns with * allowed) "
             "or select other blocks"
         )

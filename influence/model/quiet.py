@@ -15,7 +15,7 @@ EXPERTS = "_experts_implementation_internal"
 def quiet(net: nn.Module) -> Iterator[None]:
     """Frozen parameters, evaluation mode, math attention and unfused experts inside; all flags restored on leaving.
 
-    Fused attention kernels change gradients with the batch size, and fused expert products hide the tokens of an expert.
+    Fused attention kernels change gradients with the batch size, and fused expert products hide an expert's tokens.
     """
     learning = [p for p in net.parameters() if p.requires_grad]
     training = [m for m in net.modules() if m.training]

@@ -1,0 +1,1 @@
+"""Fit curvature, take query gradients, score rows, rank them."""

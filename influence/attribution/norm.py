@@ -1,0 +1,66 @@
+"""The norm of a row's gradient in the metric of the curvature, for rankings that do not favour long rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ekfac import EKFACSolver
+from ekfac.eigenvalues import coordinates
+from influence.attribution.passes import chunks, compute_dtype, device_of, watched
+from influence.model.batches import batches, columns
+from influence.model.capture import capture
+from influence.model.loss import log_p
+from influence.types import LM, Block, Pair
+
+if TYPE_CHECKING:
+    from influence.types import Rows, Scores
+
+
+def row_norm(
+    lm: LM,
+    rows: Rows,
+    solver: EKFACSolver,
+    *,
+    batch_size: int = 32,
+    dtype: str | torch.dtype | None = None,
+    progress: bool = True,
+) -> Scores:
+    """√(gᵀ(G + λI)⁻¹g) with g = ∇log p(row), summed over all blocks before the root; dims (row).
+
+    The normalisation of RelatIF (Barshan et al. 2020). In the units of `score(raw=True)`, to the power one half.
+
+    Raises:
+        BadRows, NotFinite: for rows that cannot be scored, and for values that are not finite.
+    """
+    import xarray
+
+    kind = compute_dtype(dtype)
+    squares = torch.zeros(len(rows), dtype=torch.float64, device=device_of(lm))
+    where: list[torch.Tensor] = []
+    bases = {
+        name: tuple(q if q is None or kind is None else q.to(kind) for q in (one.basis_in, one.basis_out))
+        for name, one in solver.factors.items()
+    }
+
+    def use(block: Block, pair: Pair) -> None:
+        if solver.lam[block.name] is None:
+            return
+        for part in chunks(block, len(pair.a)):
+            turned = coordinates(pair.a[part], pair.g[part], *bases[block.name])
+            found = solver.divide(block.name, turned.square_()).sum((1, 2), dtype=torch.float64)
+            squares[where[-1][part]] += found
+
+    with capture(lm, dtype=kind) as run:
+        for places, batch in watched(batches(rows, batch_size, device_of(lm)), "row norms", len(rows), progress):
+            where.append(torch.from_numpy(places).to(squares.device))
+            run(batch, log_p, use)
+    values = squares.sqrt().cpu().numpy()
+    if not np.isfinite(values).all():
+        from influence.model.capture import NotFinite
+
+        bad = columns(rows)[2][~np.isfinite(values)].tolist()
+        raise NotFinite(f"row norms of the rows {bad[:8]} are not finite")
+    return xarray.DataArray(values, dims=("row",), coords={"row": columns(rows)[2]}, name="row_norm")
