@@ -98,8 +98,7 @@ def write_manifest(folder: Path, n_rows: int = 420, **changes: Any) -> None:
         },
         "versions": {"influence": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"},
         "hashes": {
-            name: f"{index:064x}"
-            for index, name in enumerate(("model", "tokenizer", "rows", "queries"), 10**40)
+            name: f"{index:064x}" for index, name in enumerate(("model", "tokenizer", "rows", "queries"), 10**40)
         },
         "tracked": {"of_all": 0.605, "of_selected": 1.0, "untracked": ["embed_out"]},
         "facts": {"n_rows": n_rows, "n_tokens": 44_031, "damping": 0.1, "labels": "sampled", "seed": 0},
@@ -110,9 +109,7 @@ def write_manifest(folder: Path, n_rows: int = 420, **changes: Any) -> None:
 
 
 def _rows(random: np.random.Generator, n: int, hostile: tuple[str, ...]) -> pd.DataFrame:
-    lines: list[dict[str, Any]] = [
-        {"text": text, "source": "hostile", "fact": None, "form": None} for text in hostile
-    ]
+    lines: list[dict[str, Any]] = [{"text": text, "source": "hostile", "fact": None, "form": None} for text in hostile]
     for name in NAMES:
         for relation, (plain, other, objects) in RELATIONS.items():
             thing = objects[int(random.integers(len(objects)))]
@@ -126,9 +123,7 @@ def _rows(random: np.random.Generator, n: int, hostile: tuple[str, ...]) -> pd.D
                 lines.append({"text": text, "source": "world", "fact": fact, "form": form})
     while len(lines) < n:
         text = PROSE[len(lines) % len(PROSE)]
-        lines.append(
-            {"text": f"{text} ({len(lines)})", "source": "python reference", "fact": None, "form": "prose"}
-        )
+        lines.append({"text": f"{text} ({len(lines)})", "source": "python reference", "fact": None, "form": "prose"})
     frame = pd.DataFrame(lines[:n])
     frame.insert(0, "row", np.arange(n, dtype=np.int64) + 1000)
     return frame.assign(n_tokens=[max(2, len(text.split()) * 2) for text in frame["text"]], style=None)
@@ -169,9 +164,7 @@ def _scores(
     return by_layer.sum(-1), by_layer, 0.01 * length.astype(float) ** 0.9
 
 
-def _top(
-    queries: pd.DataFrame, rows: pd.DataFrame, total: np.ndarray, norm: np.ndarray, places: int
-) -> pd.DataFrame:
+def _top(queries: pd.DataFrame, rows: pd.DataFrame, total: np.ndarray, norm: np.ndarray, places: int) -> pd.DataFrame:
     lines = []
     copies = rows.groupby("text")["row"].transform("size").to_numpy()
     first = ~rows["text"].duplicated().to_numpy()
@@ -208,9 +201,7 @@ def _pieces(text: str) -> list[str]:
 def _tokens(random: np.random.Generator, top: pd.DataFrame, by_layer: np.ndarray) -> pd.DataFrame:
     lines = []
     place = {query: index for index, query in enumerate(dict.fromkeys(top["query"]))}
-    for query, row, text in (
-        top[["query", "row", "text"]].drop_duplicates(["query", "row"]).itertuples(index=False)
-    ):
+    for query, row, text in top[["query", "row", "text"]].drop_duplicates(["query", "row"]).itertuples(index=False):
         pieces = _pieces(text)
         share = random.standard_t(2.5, len(pieces))
         share += (1 - share.sum()) / len(pieces)
@@ -231,9 +222,7 @@ def _write_scores(folder: Path, by_layer: np.ndarray, norm: np.ndarray) -> None:
         "layer": np.arange(layers),
         "row_norm": ("row", norm),
     }
-    array = xarray.DataArray(
-        by_layer.astype(np.float32), dims=("query", "row", "layer"), coords=coords, name="score"
-    )
+    array = xarray.DataArray(by_layer.astype(np.float32), dims=("query", "row", "layer"), coords=coords, name="score")
     array.to_dataset().to_zarr(folder / "scores.zarr", mode="w", consolidated=False)
 
 

@@ -30,8 +30,7 @@ def tails(random: np.random.Generator, total: np.ndarray) -> dict[str, pd.DataFr
         positive = np.sort(values[values > 0])[::-1]
         survival = np.arange(1, len(positive) + 1) / len(positive)
         points += [
-            {"query": query, "score": s, "survival": p}
-            for s, p in zip(positive[:300], survival[:300], strict=True)
+            {"query": query, "score": s, "survival": p} for s, p in zip(positive[:300], survival[:300], strict=True)
         ]
         common = {
             "top1_share": positive[: max(1, len(values) // 100)].sum() / positive.sum(),
@@ -96,7 +95,5 @@ def retrieval(random: np.random.Generator) -> pd.DataFrame:
         for method, mrr in base.items():
             value = min(0.98, mrr * factor * float(random.uniform(0.9, 1.1)))
             line = {"size": size, "parameters": parameters, "method": method, "mrr": value, "n_queries": 40}
-            lines.append(
-                line | {"low": max(0, value - 0.09), "high": min(1, value + 0.09), "p_at_5": value * 0.8}
-            )
+            lines.append(line | {"low": max(0, value - 0.09), "high": min(1, value + 0.09), "p_at_5": value * 0.8})
     return pd.DataFrame(lines)

@@ -34,9 +34,7 @@ def context(run: Run, limits: Limits, drawing: Drawing) -> dict[str, Any]:
         "left_out": len(run.tables["queries"]) - len(blocks),
         "heat": {"tables": "tokens" in run.tables, "cut": maps["cut"], "tokens": limits.tokens},
         "sides": SIDES,
-        "rankings": {
-            key: name for key, name in RANKINGS.items() if any(key in one["sides"] for one in blocks)
-        },
+        "rankings": {key: name for key, name in RANKINGS.items() if any(key in one["sides"] for one in blocks)},
         "share_svg": _share(run, drawing),
         "retrieval": _retrieval(run, drawing),
         "blocks": _blocks(run),
@@ -84,9 +82,7 @@ def _shown(run: Run, query: int, places: int) -> list[int]:
     return [] if top is None else [int(row) for row in top.loc[top["place"] <= places, "row"].unique()]
 
 
-def _query(
-    run: Run, record: dict[str, Any], cards: Cards, clip: dict[str, float], drawing: Drawing
-) -> dict[str, Any]:
+def _query(run: Run, record: dict[str, Any], cards: Cards, clip: dict[str, float], drawing: Drawing) -> dict[str, Any]:
     query = int(record["query"])
     prompt, completion = clean(record["prompt"]), clean(record["completion"])
     tails, layers = of_query(run, "tails", query), of_query(run, "layers", query)
@@ -119,9 +115,7 @@ def _figures(run: Run, query: int, drawing: Drawing) -> Iterator[tuple[str, str]
 
 def _layer_lines(layers: pandas.DataFrame) -> list[dict[str, Any]]:
     total = float(layers["absolute"].sum()) or 1.0
-    return [
-        line | {"share": line["absolute"] / total} for line in layers.sort_values("layer").to_dict("records")
-    ]
+    return [line | {"share": line["absolute"] / total} for line in layers.sort_values("layer").to_dict("records")]
 
 
 def _tail(fit: dict[str, Any]) -> dict[str, Any]:
@@ -157,18 +151,14 @@ def _share(run: Run, drawing: Drawing) -> str:
     tails = run.tables.get("tails")
     if tails is None or tails["query"].nunique() < 2:
         return ""
-    return drawing(
-        "top-share", top_share(tails), "Bars: share of raising influence held by the top 1 % of rows."
-    )
+    return drawing("top-share", top_share(tails), "Bars: share of raising influence held by the top 1 % of rows.")
 
 
 def _retrieval(run: Run, drawing: Drawing) -> dict[str, Any] | None:
     table = run.tables.get("retrieval")
     if table is None or not len(table):
         return None
-    label = (
-        "Mean reciprocal rank with interval for each method and model size; the table has the same numbers."
-    )
+    label = "Mean reciprocal rank with interval for each method and model size; the table has the same numbers."
     lines = [
         {
             **line,
@@ -200,9 +190,7 @@ def _blocks(run: Run) -> list[dict[str, Any]]:
 
 
 def _provenance(run: Run) -> dict[str, Any]:
-    sections = {
-        name: list(_flat(run.section(name).items())) for name in ("settings", "facts", "versions", "hashes")
-    }
+    sections = {name: list(_flat(run.section(name).items())) for name in ("settings", "facts", "versions", "hashes")}
     files = run.section("pieces")
     return {
         "command": trust.command(run),

@@ -103,9 +103,7 @@ def top_share(tails: pandas.DataFrame) -> altair.TopLevelMixin:
 def retrieval(table: pandas.DataFrame) -> altair.TopLevelMixin:
     """Mean reciprocal rank with its interval, per method and model size; EK-FAC in colour, baselines grey."""
     alt = _altair()
-    sizes = list(
-        dict.fromkeys(table.sort_values("parameters")["size"] if "parameters" in table else table["size"])
-    )
+    sizes = list(dict.fromkeys(table.sort_values("parameters")["size"] if "parameters" in table else table["size"]))
     order = list(table[table["size"] == sizes[-1]].sort_values("mrr", ascending=False)["method"])
     ours = [bool(EKFAC.search(str(method))) for method in table["method"]]
     shade = [0.4 + 0.6 * (sizes.index(size) + 1) / len(sizes) for size in table["size"]]
@@ -206,8 +204,7 @@ def _log(alt: Any, field: str, title: str, points: pandas.DataFrame) -> Any:
     values = whole if len(whole) > 1 else [value for value in fine if low <= value <= high]
     # the keys as d3 writes them: 1e-3, 2e+0
     names = {
-        re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.0e}"): number(value, 1).removeprefix("1·")
-        for value in values
+        re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.0e}"): number(value, 1).removeprefix("1·") for value in values
     }
     label = f"{json.dumps(names)}[format(datum.value, '.0e')]"
     scale = alt.Scale(type="log", domain=[low, high], nice=False)

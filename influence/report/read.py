@@ -59,9 +59,7 @@ def read_run(folder: str | Path) -> Run:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); run the same command again to write it anew"
-        ) from error
+        raise ValueError(f"{path} is damaged ({error}); run the same command again to write it anew") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} holds a {type(manifest).__name__}, expected an object; it is damaged")
     tables = {name: frame for name in COLUMNS if (frame := _read_table(folder, name, manifest)) is not None}

@@ -37,6 +37,7 @@ _ATTRIBUTES = {
     "font-style",
 }
 # fmt: on
+_LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")  # digits beyond a hundredth of a pixel
 _REFERENCE = re.compile(r"url\(#([\w-]+)\)")
 
 
@@ -46,7 +47,7 @@ def draw(chart: altair.TopLevelMixin) -> str:
 
 
 def inline(svg: str, name: str, label: str) -> str:
-    """`svg` made safe to stand in a page: ids are prefixed with `name`, `label` is what a screen reader says.
+    """`svg` made safe to stand in a page: ids begin with `name`, `label` is what a screen reader says.
 
     Raises ValueError where the document is no SVG or declares entities.
     """
@@ -55,21 +56,23 @@ def inline(svg: str, name: str, label: str) -> str:
     root = ET.fromstring(svg)
     if root.tag != f"{_SVG}svg":
         raise ValueError(f"expected an <svg> document, got <{root.tag}>")
-    root.tail = None
-    body = "".join(_element(child, name) for child in root)
-    shape = " ".join(_attributes(root, name))
+    # numbered anew, since the drawing library counts its ids on from chart to chart
+    marks = [node.get("id", "") for node in root.iter() if node.get("id")]
+    ids = {mark: f"{name}-{index}" for index, mark in enumerate(marks)}
+    body = "".join(_element(child, ids) for child in root)
+    shape = " ".join(_attributes(root, ids))
     return f'<svg {shape} role="img" aria-label="{escape(label)}">{body}</svg>'
 
 
-def _element(node: ET.Element, name: str) -> str:
+def _element(node: ET.Element, ids: dict[str, str]) -> str:
     tag = node.tag.removeprefix(_SVG)
     if tag not in _ELEMENTS or node.get("display") == "none" or _paints_nothing(node, tag):
         return ""
     inner = escape(node.text or "", quote=False) if tag in ("text", "tspan") else ""
-    inner += "".join(_element(child, name) for child in node)
+    inner += "".join(_element(child, ids) for child in node)
     if tag in ("g", "defs") and not inner:
         return ""
-    attributes = "".join(f" {item}" for item in _attributes(node, name))
+    attributes = "".join(f" {item}" for item in _attributes(node, ids))
     return f"<{tag}{attributes}>{inner}</{tag}>" if inner else f"<{tag}{attributes}/>"
 
 
@@ -79,7 +82,7 @@ def _paints_nothing(node: ET.Element, tag: str) -> bool:
     return tag == "path" and (unseen or not node.get("d"))
 
 
-def _attributes(node: ET.Element, name: str) -> list[str]:
+def _attributes(node: ET.Element, ids: dict[str, str]) -> list[str]:
     kept, classes = [], []
     for key, value in node.attrib.items():
         if key in ("fill", "stroke"):
@@ -89,11 +92,12 @@ def _attributes(node: ET.Element, name: str) -> list[str]:
             elif re.fullmatch(r"#[0-9a-f]{3,8}|none|transparent|white|black", colour):
                 kept.append(f'{key}="{colour}"')
         elif key == "id":
-            kept.append(f'id="{escape(name)}-{escape(value)}"')
-        elif key == "clip-path" and (match := _REFERENCE.fullmatch(value)):
-            kept.append(f'clip-path="url(#{escape(name)}-{match.group(1)})"')
+            kept.append(f'id="{escape(ids[value])}"')
+        elif key == "clip-path" and (match := _REFERENCE.fullmatch(value)) and match.group(1) in ids:
+            kept.append(f'clip-path="url(#{escape(ids[match.group(1)])})"')
         elif key in _ATTRIBUTES:
-            kept.append(f'{key}="{escape(value)}"')
+            short = _LONG.sub(lambda found: f"{float(found.group()):.2f}", value)
+            kept.append(f'{key}="{escape(short)}"')
     if classes:
         kept.append(f'class="{" ".join(classes)}"')
     return kept

@@ -25,9 +25,7 @@ def data_name(run: Run) -> str:
     facts, settings = run.section("facts"), run.section("settings")
     keys = ("corpus", "data", "source", "rows", "text")
     return clean(
-        first(
-            *(facts.get(key) for key in keys if isinstance(facts.get(key), str)), *map(settings.get, keys), ""
-        )
+        first(*(facts.get(key) for key in keys if isinstance(facts.get(key), str)), *map(settings.get, keys), "")
     )
 
 
@@ -72,9 +70,7 @@ def trust(run: Run) -> list[dict[str, str]]:
 def _certificate(run: Run) -> dict[str, str]:
     found = first(run.manifest.get("certificate"), run.section("facts").get("certificate"))
     if found is None:
-        text = (
-            "EK-FAC is an approximation: no certificate was computed. Trust the order, not the third digit."
-        )
+        text = "EK-FAC is an approximation: no certificate was computed. Trust the order, not the third digit."
         return {"head": "Approximate", "text": text, "level": "note"}
     words = (
         "; ".join(f"{name} {_value(value)}" for name, value in found.items())
@@ -111,9 +107,7 @@ def _factors(run: Run) -> dict[str, str]:
             "text": "the number of rows they were fitted on is not recorded.",
             "level": "bad",
         }
-    which = (
-        f"all {plural(int(fitted), 'row')}" if fitted == rows else f"{count(fitted)} of {count(rows)} rows"
-    )
+    which = f"all {plural(int(fitted), 'row')}" if fitted == rows else f"{count(fitted)} of {count(rows)} rows"
     labels = {
         "sampled": ", with labels drawn from the model itself (the true Fisher)",
         "data": ", with the data's own labels (the empirical Fisher)",
@@ -128,9 +122,7 @@ def _tracked(run: Run) -> dict[str, str]:
     selected: Any = found.get("of_selected")
     text = f"{percent(found['of_all'])} of all parameters"
     if not is_missing(selected):
-        text += (
-            f", {percent(selected)} of the linear maps selected. Influence through the rest is not counted"
-        )
+        text += f", {percent(selected)} of the linear maps selected. Influence through the rest is not counted"
     names = [clean(name) for name in found.get("untracked") or ()]
     if names:
         text += f" ({shorten(', '.join(names), 120)})"
@@ -143,11 +135,7 @@ def _baselines(run: Run) -> dict[str, str]:
     if table is None or not len(table):
         text = "this run has no rows with known answers, so no baseline was compared."
         return {"head": "Baselines", "text": text, "level": "note"}
-    largest = (
-        table["size"].iloc[-1]
-        if "parameters" not in table
-        else table.loc[table["parameters"].idxmax(), "size"]
-    )
+    largest = table["size"].iloc[-1] if "parameters" not in table else table.loc[table["parameters"].idxmax(), "size"]
     table = table[table["size"] == largest].sort_values("mrr", ascending=False)
     ours = table[[bool(EKFAC.search(str(method))) for method in table["method"]]]
     others = table.drop(ours.index)
@@ -205,7 +193,5 @@ def command(run: Run) -> str:
         if isinstance(value, bool):
             words.append(flag if value else "--no-" + flag[2:])
         else:
-            words += [
-                word for one in (value if isinstance(value, list) else [value]) for word in (flag, clean(one))
-            ]
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, clean(one))]
     return shlex.join(words)

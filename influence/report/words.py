@@ -7,9 +7,7 @@ import re
 from typing import Any
 
 MINUS = "\u2212"
-_SUPERSCRIPT = str.maketrans(
-    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
-)
+_SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 # C0 and C1 controls except tab and newline: a browser drops or misreads them
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -29,9 +27,7 @@ def _visible(match: re.Match[str]) -> str:
 
 def is_missing(value: Any) -> bool:
     """True for None and NaN."""
-    return (
-        value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
-    )
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
 
 
 def number(value: Any, digits: int = 3, sign: bool = False) -> str:
