@@ -1,0 +1,122 @@
+"""How long each stage takes, as a ratio to a plain forward and backward, beside kronfluence and bergson.
+
+    python benchmarks/speed.py [--peer-python PATH] [--device cuda] [--dtypes float32 bfloat16] [--json PATH]
+
+Every tool runs in a process of its own on one thread, and measures the plain float32 pass (with weight gradients, over
+the same rows) before each of its stages, several times over; a ratio is a median over a median of the same process.
+Tools take turns, `--rounds` times. Times are process times on the CPU and synchronised wall times on a GPU, without
+loading, and for the peers without writing their files. `total` is covariances + lambda + scores; the
+eigendecomposition, which does not grow with the rows, stands beside it. Peak memory comes from another run without
+the plain pass: of the process, and above what the open model took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jobs import Job
+from launch import run_tool
+
+TOOLS = ("ours", "kronfluence", "bergson")
+COUNTED = ("covariances", "lambda", "scores")
+SHOWN = ("covariances", "lambda", "scores", "total", "eigenvectors")
+Found = dict[str, Any]
+
+
+def measure(job: Job, tools: dict[str, str], rounds: int, repeats: int) -> dict[str, Found]:
+    """Seconds by tool and stage, pooled over the rounds, and the peak memory of each tool."""
+    found: dict[str, Found] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        job.save(folder / "job.json")
+        for number in range(rounds):
+            for tool, python in tools.items():
+                print(f"{job.dtype}: {tool}, round {number + 1} of {rounds}", file=sys.stderr)
+                if not run_tool(python, tool, folder, "--repeats", str(repeats)):
+                    continue
+                read = json.loads((folder / f"{tool}.json").read_text())
+                one = found.setdefault(tool, {"torch": read["torch"], "seconds": {}})
+                for stage, values in read["times"].items():
+                    one["seconds"].setdefault(stage, []).extend(values)
+        for tool, one in found.items():
+            run_tool(tools[tool], tool, folder, "--what", "memory")
+            one["memory"] = json.loads((folder / f"{tool}.json").read_text())["memory"]
+    return found
+
+
+def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Median of every stage over the median of the plain pass, and the sum of the three that grow with the rows."""
+    unit = statistics.median(seconds["plain"])
+    found = {stage: statistics.median(values) / unit for stage, values in seconds.items() if stage != "plain"}
+    return found | {"total": sum(found[stage] for stage in COUNTED)}
+
+
+def table(results: dict[str, dict[str, Found]]) -> str:
+    """One line per type and tool."""
+    head = (
+        f"{'':10}{'':13}" + "".join(f"{name:>13}" for name in SHOWN) + f"{'plain, s':>11}{'peak, MiB':>11}{'above':>8}"
+    )
+    lines = [head]
+    for dtype, tools in results.items():
+        for tool, one in tools.items():
+            values = "".join(f"{one['ratios'][name]:13.2f}" for name in SHOWN)
+            plain = statistics.median(one["seconds"]["plain"])
+            memory = f"{one['memory']['peak']:11.0f}{one['memory']['above_start']:8.0f}"
+            lines.append(f"{dtype:10}{tool:13}{values}{plain:11.2f}{memory}")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has kronfluence and bergson")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each tool gets a turn")
+    parser.add_argument("--repeats", type=int, default=2, help="measurements of every stage in one turn")
+    parser.add_argument("--json", type=Path, help="write every measurement here as well")
+    for field in fields(Job):
+        if field.type == "int":
+            parser.add_argument(f"--{field.name}", type=int, default=field.default)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda was asked for, but torch sees no GPU here; leave it out to measure the CPU")
+    sizes = {field.name: getattr(given, field.name) for field in fields(Job) if field.type == "int"}
+    tools = {tool: sys.executable if tool == "ours" else given.peer_python for tool in given.tools}
+    results: dict[str, dict[str, Found]] = {}
+    for dtype in given.dtypes:
+        job = Job(**sizes, dtype=dtype, device=given.device)
+        results[dtype] = measure(job, tools, given.rounds, given.repeats)
+        for one in results[dtype].values():
+            one["ratios"] = ratios(one["seconds"])
+    report = {
+        "job": asdict(job) | {"dtype": list(given.dtypes)},
+        "machine": {"processor": platform.processor() or platform.machine(), "gpu": gpu(given.device)},
+        "results": results,
+    }
+    print(f"{job.rows} rows of {job.length} tokens, batch {job.batch}, {job.queries} queries, {given.device}")
+    print("each stage over a plain float32 forward and backward over the same rows\n")
+    print(table(results))
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1))
+
+
+def gpu(device: str) -> str | None:
+    return torch.cuda.get_device_name() if device == "cuda" else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One file per tool: the same three stages, each tool's own way of doing them."""
