@@ -36,7 +36,7 @@ def _for_type_checkers(node: ast.AST) -> bool:
 
 
 def statements(tree: ast.AST, types_too: bool) -> Iterator[ast.AST]:
-    """Every node, at the top and in functions; what only a type checker reads is left out unless `types_too`."""
+    """Every node, at the top and in functions; without those for type checkers unless `types_too`."""
     for node in ast.iter_child_nodes(tree):
         if not types_too and _for_type_checkers(node):
             for other in getattr(node, "orelse", []):
