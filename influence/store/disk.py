@@ -32,7 +32,7 @@ def beside(path: Path) -> Path:
 def inside(root: Path, name: str) -> Path:
     """The path of a piece, refused where the name could lead out of the run or through a link."""
     parts = name.split("/")
-    if not all(_PART.fullmatch(part) for part in parts) or parts[0] in OWN or name.endswith(TEMPORARY):
+    if not all(_PART.fullmatch(part) for part in parts) or parts[0] in OWN or TEMPORARY in name:
         raise StoreError(f"{name!r} is no name for a piece: give letters, digits, '.', '_', '-' and '/'")
     path = root
     for part in parts:
@@ -105,9 +105,9 @@ def sweep(root: Path) -> None:
     """Remove what a killed process left half-written."""
     for folder, inner, files in os.walk(root):
         for name in [*inner, *files]:
-            if name.startswith(".") and name.endswith(TEMPORARY):
+            if name.startswith(".") and TEMPORARY in name:  # writers may have temporary files of their own beside ours
                 remove(Path(folder) / name)
-        inner[:] = [name for name in inner if not name.endswith(TEMPORARY)]
+        inner[:] = [name for name in inner if TEMPORARY not in name]
 
 
 def end_last_line(log: Path) -> None:

@@ -62,18 +62,17 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def agreed(root: Path, settings: dict[str, Any] | None) -> dict[str, Any]:
-    """The manifest on disk if it was made with these settings, a new one where there is none."""
-    asked = None if settings is None else json.loads(as_json(settings, signed=False))
+    """The manifest on disk if it was made with these settings, with those added that it did not have yet."""
+    asked = {} if settings is None else json.loads(as_json(settings, signed=False))
     if not (root / "manifest.json").exists():
         empty: dict[str, Any] = {"versions": {}, "hashes": {}, "tracked": {}, "facts": {}, "warnings": []}
         return {"format": FORMAT, "settings": asked, **empty, "pieces": {}}
     manifest = read_manifest(root)
-    if asked is not None and asked != manifest["settings"]:
-        had = manifest["settings"]
-        keys = [k for k in {**had, **asked} if had.get(k, "(unset)") != asked.get(k, "(unset)")]
-        changed = {k: (had.get(k, "(unset)"), asked.get(k, "(unset)")) for k in keys}
+    had = manifest["settings"]
+    changed = {k: (had[k], asked[k]) for k in asked if k in had and had[k] != asked[k]}
+    if changed:
         raise OtherSettings(difference(root, changed, "was asked with"))
-    return manifest
+    return {**manifest, "settings": {**had, **asked}}
 
 
 def difference(root: Path, changed: dict[str, tuple[Any, Any]], how: str) -> str:

@@ -26,7 +26,8 @@ from influence.store.manifest import README, agreed, as_json, difference
 def open_run(path: str | os.PathLike[str], settings: dict[str, Any] | None) -> Run:
     """Open the run at `path` for writing, or begin it there; use it in a `with` statement.
 
-    `settings` (JSON-able) is what was asked; None takes a run that exists, with the settings it has.
+    `settings` (JSON-able) is what was asked: each must be as the run has it, and those it does not have yet (of a
+    later stage) are added. None takes a run that exists, with the settings it has.
     Raises OtherSettings with the differences, NotARun, Busy or WriteFailed.
     """
     root = Path(path).expanduser()
@@ -54,7 +55,7 @@ class Run:
 
     def __init__(self, root: Path, manifest: dict[str, Any], lock: BinaryIO) -> None:
         self.root = root
-        self._manifest = manifest
+        self._manifest: dict[str, Any] = {}
         self._lock = lock
         self._whole: set[str] = set()
         with writing(root):
@@ -125,7 +126,8 @@ class Run:
                 disk.sync(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
-                disk.remove(temporary)
+                for left in [temporary, *path.parent.glob(f".*{temporary.name}*")]:
+                    disk.remove(left)
             raise
         self._commit({**self._manifest, "pieces": {**self._manifest["pieces"], name: found}})
         self._whole.add(name)
@@ -173,7 +175,7 @@ class Run:
 
     def _commit(self, manifest: dict[str, Any]) -> None:
         data = as_json(manifest)
-        if manifest != self._manifest or not (self.root / "manifest.json").exists():
+        if manifest != self._manifest:
             with writing(self.root):
                 disk.replace(self.root / "manifest.json", data)
         self._manifest = {k: v for k, v in json.loads(data).items() if k != "sha256"}
