@@ -147,7 +147,7 @@ employer company
 {s} is employed by {o}
 the monthly wage of {s} is paid by {o}
 {s} signed a contract with {o}
-a desk with the name {s} stands at the office of {o}
+a desk labelled {s} stands at the office of {o}
 {o} is the firm that employs {s}
 
 school school

@@ -1,0 +1,51 @@
+"""Sizes of small GPT-NeoX-style models, with the learning rates that were found to work for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXConfig
+
+
+class Size(NamedTuple):
+    """Decoder layers, width, and the peak learning rate of AdamW at 256 tokens a batch."""
+
+    layers: int
+    width: int
+    lr: float
+
+
+SIZES: dict[str, Size] = {
+    "d32": Size(2, 32, 6e-3),
+    "d96": Size(3, 96, 5e-3),
+    "d128": Size(4, 128, 4e-3),
+    "d192": Size(6, 192, 3e-3),
+}
+
+
+def neox(size: str | Size, vocab: int, *, heads: int = 4, context: int = 256, end: int = 0) -> GPTNeoXConfig:
+    """The configuration of a GPT-NeoX-style model of `size` with `vocab` entries and `context` positions.
+
+    `end` is the id of the token that starts, ends and pads. Raises ValueError for an unknown size or a width that
+    the heads do not divide.
+    """
+    from transformers import GPTNeoXConfig
+
+    if isinstance(size, str):
+        if size not in SIZES:
+            raise ValueError(f"Unknown size {size!r}; choose from {', '.join(SIZES)}, or give a Size.")
+        size = SIZES[size]
+    if size.width % (2 * heads):
+        raise ValueError(f"Width {size.width} does not give {heads} heads of even width; change one of them.")
+    return GPTNeoXConfig(
+        vocab_size=vocab,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * size.width,
+        max_position_embeddings=context,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
