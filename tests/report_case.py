@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import report_tables
 
+from influence.store.manifest import FORMAT, as_json
+
 NAMES = (
     "Mira Oldan",
     "Tovik Hesse",
@@ -105,7 +107,7 @@ def write_manifest(folder: Path, n_rows: int = 420, **changes: Any) -> None:
         "warnings": ["3 rows of one token carry no prediction and were left out"],
         "pieces": {},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes), encoding="utf-8")
+    (folder / "manifest.json").write_bytes(as_json({"format": FORMAT, **manifest, **changes}))
 
 
 def _rows(random: np.random.Generator, n: int, hostile: tuple[str, ...]) -> pd.DataFrame:

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 from influence.report import trust
 from influence.report.cards import RANKINGS, SIDES, Cards, facts_of_rows, sides
-from influence.report.figures import EKFAC, of_query, query_figures, retrieval, top_share
+from influence.report.figures import EKFAC, Build, of_query, query_figures, retrieval, top_share
 from influence.report.payload import Limits, comparison, heat
 from influence.report.read import Run
 from influence.report.svg import draw, inline
 from influence.report.words import clean, is_missing, shorten
 
 if TYPE_CHECKING:
-    import altair
     import pandas
 
-Drawing = Callable[[str, "altair.TopLevelMixin", str], str]
+Drawing = Callable[[str, Build, str], str]
 
 
-def context(run: Run, limits: Limits, drawing: Drawing) -> dict[str, Any]:
+def context(run: Run, limits: Limits, drawing: Drawing, progress: bool = False) -> dict[str, Any]:
     """Everything the template needs, `data` (for the script) included."""
     queries = run.tables["queries"].head(limits.queries)
     shown = {int(query): _shown(run, int(query), limits.rows) for query in queries["query"]}
     maps = heat(run, {query: _shown(run, query, limits.heat) for query in shown}, limits)
     cards = Cards(run, limits, facts_of_rows(run), frozenset(maps["maps"]))
-    blocks = [_query(run, record, cards, maps["clip"], drawing) for record in queries.to_dict("records")]
+    records = tqdm(queries.to_dict("records"), "report", unit="query", delay=2, disable=not progress, leave=False)
+    blocks = [_query(run, record, cards, maps["clip"], drawing) for record in records]
     return {
         **_head(run),
         "queries": blocks,
@@ -65,9 +68,9 @@ def drawer() -> Drawing:
     """Draws each chart once and keeps it, since a page that came out too large is put together again."""
     kept: dict[str, str] = {}
 
-    def drawing(name: str, chart: altair.TopLevelMixin, label: str) -> str:
+    def drawing(name: str, build: Build, label: str) -> str:
         if name not in kept:
-            kept[name] = inline(draw(chart), name, label)
+            kept[name] = inline(draw(build()), name, label)
         return kept[name]
 
     return drawing
@@ -108,9 +111,9 @@ def _figures(run: Run, query: int, drawing: Drawing) -> Iterator[tuple[str, str]
         "layers-absolute": "Bars per layer: absolute influence summed over rows.",
         "tail": "Log-log plot: share of raising rows at or above each score, with the fitted power laws.",
     }
-    for name, chart in query_figures(run, query):
+    for name, build in query_figures(run, query):
         kind = name.rsplit("-", 1)[0]
-        yield kind.replace("-", "_"), drawing(name, chart, says[kind])
+        yield kind.replace("-", "_"), drawing(name, build, says[kind])
 
 
 def _layer_lines(layers: pandas.DataFrame) -> list[dict[str, Any]]:
@@ -151,7 +154,9 @@ def _share(run: Run, drawing: Drawing) -> str:
     tails = run.tables.get("tails")
     if tails is None or tails["query"].nunique() < 2:
         return ""
-    return drawing("top-share", top_share(tails), "Bars: share of raising influence held by the top 1 % of rows.")
+    return drawing(
+        "top-share", partial(top_share, tails), "Bars: share of raising influence held by the top 1 % of rows."
+    )
 
 
 def _retrieval(run: Run, drawing: Drawing) -> dict[str, Any] | None:
@@ -169,7 +174,7 @@ def _retrieval(run: Run, drawing: Drawing) -> dict[str, Any] | None:
         for line in table.to_dict("records")
     ]
     asked = sorted({int(line["n_queries"]) for line in lines if not is_missing(line.get("n_queries"))})
-    return {"svg": drawing("retrieval", retrieval(table), label), "lines": lines, "n_queries": asked}
+    return {"svg": drawing("retrieval", partial(retrieval, table), label), "lines": lines, "n_queries": asked}
 
 
 def _blocks(run: Run) -> list[dict[str, Any]]:

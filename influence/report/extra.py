@@ -1,16 +1,17 @@
-"""Imports of the optional parts that the report needs."""
+"""What to do where the optional parts that the report needs are not installed."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
+import contextlib
+from collections.abc import Iterator
 
 
-def extra(name: str) -> ModuleType:
-    """The module `name`, or an ImportError that says how to install it."""
+@contextlib.contextmanager
+def needed() -> Iterator[None]:
+    """Around an import: a missing module becomes an ImportError that says how to install it."""
     try:
-        return import_module(name)
+        yield
     except ImportError as error:
         raise ImportError(
-            f"the report needs {name!r}, which is not installed here; run: pip install 'influence[report]'"
+            f"the report needs {error.name or error}, which is not installed here; run: pip install 'influence[report]'"
         ) from error

@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influence.report.extra import extra
+from influence.report.extra import needed
 from influence.report.read import Run, read_run
-from influence.report.svg import COLOUR, draw
+from influence.report.svg import COLOUR, draw, picture
 from influence.report.words import is_missing, number
 
 if TYPE_CHECKING:
     import altair
     import pandas
 
+Build = Callable[[], "altair.TopLevelMixin"]
 WIDTH, HEIGHT = 272, 168
+DOTS = 40  # largest scores of a tail that are drawn as dots as well
 EKFAC = re.compile(r"ek-?fac", re.IGNORECASE)
 
 
@@ -31,7 +34,7 @@ def layer_profile(layers: pandas.DataFrame) -> altair.TopLevelMixin:
     `layers`: one query's rows of the table with the columns layer, positive, negative, signed.
     """
     alt = _altair()
-    base = alt.Chart(layers).encode(x=_layer_axis(alt))
+    base = alt.Chart().encode(x=_layer_axis(alt))
     zero = alt.Chart().mark_rule(color=COLOUR["muted"], strokeWidth=1).encode(y=alt.datum(0))
     up = base.mark_bar(color=COLOUR["raise"]).encode(y=_y(alt, "positive:Q", "nats, summed over rows"))
     down = base.mark_bar(color=COLOUR["lower"]).encode(y="negative:Q")
@@ -53,23 +56,25 @@ def tail_plot(points: pandas.DataFrame, tails: pandas.DataFrame) -> altair.TopLe
     `points`: score, survival of one query; `tails`: its fits. A fit without an exponent draws no line.
     The solid line is the first fit, the dashed one the second.
     """
-    alt, pandas = _altair(), extra("pandas")
+    import pandas
+
+    alt = _altair()
     points = points[(points["score"] > 0) & (points["survival"] > 0)].sort_values("score")
     x, y = (
         _log(alt, "score", "score, nats", points),
         _log(alt, "survival", "share of rows at or above", points),
     )
+    base = alt.Chart(points).encode(x=x, y=y)
     layers = [
-        alt.Chart(points)
-        .mark_point(color=COLOUR["ink"], filled=True, size=9, opacity=0.8, shape="circle", clip=True)
-        .encode(x=x, y=y)
+        base.mark_line(color=COLOUR["ink"], strokeWidth=1.2, interpolate="step-before", clip=True),
+        alt.Chart(points.tail(DOTS)).mark_circle(color=COLOUR["ink"], size=11, opacity=1, clip=True).encode(x=x, y=y),
     ]
     for index, line in enumerate(fit_lines(points, tails)):
+        mark = alt.Chart(pandas.DataFrame(line, columns=["score", "survival"]))
         dash = [1, 0] if index == 0 else [5, 3]
-        mark = alt.Chart(pandas.DataFrame(line, columns=["score", "survival"])).mark_line(
-            color=COLOUR["raise"], strokeWidth=1.8, strokeDash=dash, clip=True
+        layers.append(
+            mark.mark_line(color=COLOUR["raise"], strokeWidth=1.8, strokeDash=dash, clip=True).encode(x=x, y=y)
         )
-        layers.append(mark.encode(x=x, y=y))
     return _finish(alt.layer(*layers))
 
 
@@ -137,37 +142,37 @@ def write_figures(run: str | Path, folder: str | Path, formats: Sequence[str] = 
     stored, into = read_run(run), Path(folder)
     into.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, chart in all_figures(stored):
+    for name, build in all_figures(stored):
+        chart = build()
         for kind in formats:
             path = into / f"{name}.{kind}"
             if kind == "svg":
                 path.write_text(draw(chart.properties(background="white")), encoding="utf-8")
             else:
-                shown = chart.properties(background="white").to_json()
-                path.write_bytes(extra("vl_convert").vegalite_to_png(shown, scale=2))
+                path.write_bytes(picture(chart.properties(background="white")))
             written.append(path)
     return written
 
 
-def all_figures(run: Run) -> Iterator[tuple[str, altair.TopLevelMixin]]:
-    """(name, chart) for every figure that the run's tables allow."""
+def all_figures(run: Run) -> Iterator[tuple[str, Build]]:
+    """(name, what builds the chart) for every figure that the run's tables allow."""
     if "retrieval" in run.tables and len(run.tables["retrieval"]):
-        yield "retrieval", retrieval(run.tables["retrieval"])
+        yield "retrieval", partial(retrieval, run.tables["retrieval"])
     if "tails" in run.tables and len(run.tables["tails"]):
-        yield "top-share", top_share(run.tables["tails"])
+        yield "top-share", partial(top_share, run.tables["tails"])
     for query in run.tables["queries"]["query"].tolist():
         yield from query_figures(run, int(query))
 
 
-def query_figures(run: Run, query: int) -> Iterator[tuple[str, altair.TopLevelMixin]]:
-    """(name, chart) for one query: layers, layers-absolute, tail; each only where its table has the query."""
+def query_figures(run: Run, query: int) -> Iterator[tuple[str, Build]]:
+    """The same for one query: layers, layers-absolute, tail; each only where its table has the query."""
     layers = of_query(run, "layers", query)
     if layers is not None:
-        yield f"layers-{query}", layer_profile(layers)
-        yield f"layers-absolute-{query}", layer_absolute(layers)
+        yield f"layers-{query}", partial(layer_profile, layers)
+        yield f"layers-absolute-{query}", partial(layer_absolute, layers)
     points, tails = of_query(run, "tail_points", query), of_query(run, "tails", query)
     if points is not None and (points["score"] > 0).sum() > 1:
-        yield f"tail-{query}", tail_plot(points, run.tables["tails"].head(0) if tails is None else tails)
+        yield f"tail-{query}", partial(tail_plot, points, run.tables["tails"].head(0) if tails is None else tails)
 
 
 def of_query(run: Run, name: str, query: int) -> pandas.DataFrame | None:
@@ -180,7 +185,9 @@ def of_query(run: Run, name: str, query: int) -> pandas.DataFrame | None:
 
 
 def _altair() -> Any:
-    return extra("altair")
+    with needed():
+        import altair
+    return altair
 
 
 def _layer_axis(alt: Any) -> Any:

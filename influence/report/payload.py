@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from influence.report.extra import extra
 from influence.report.read import Run, read_totals
 from influence.report.words import clean
 
@@ -50,7 +49,8 @@ def script_json(value: Any) -> str:
 
 def quantise(values: numpy.ndarray) -> tuple[str, float]:
     """(base64 of int8, step): value ≈ byte · step, with an error of at most step / 2."""
-    numpy = extra("numpy")
+    import numpy
+
     values = numpy.nan_to_num(numpy.asarray(values, dtype=numpy.float64))
     largest = float(numpy.abs(values).max()) if values.size else 0.0
     step = largest / 127 or 1.0
@@ -82,7 +82,8 @@ def heat(run: Run, shown: dict[int, list[int]], limits: Limits) -> dict[str, Any
 
 
 def _map(frame: pandas.DataFrame, limits: Limits) -> dict[str, Any]:
-    numpy = extra("numpy")
+    import numpy
+
     values, step = quantise(frame["score"].to_numpy())
     entry: dict[str, Any] = {"v": values, "s": step}
     if limits.by_layer and "by_layer" in frame and frame["by_layer"].notna().all():
@@ -94,7 +95,8 @@ def _map(frame: pandas.DataFrame, limits: Limits) -> dict[str, Any]:
 
 
 def _clip(frames: dict[int, pandas.DataFrame]) -> float:
-    numpy = extra("numpy")
+    import numpy
+
     values = numpy.abs(numpy.concatenate([frame["score"].to_numpy(float) for frame in frames.values()]))
     values = values[numpy.isfinite(values) & (values > 0)]
     return float(numpy.quantile(values, CLIP)) if values.size else 0.0
@@ -106,7 +108,9 @@ def comparison(run: Run, shown: dict[int, list[int]]) -> dict[str, Any] | None:
     {"queries": [ids], "rows": [ids], "scores": [[nats to 3 digits]], "rho": [[to 2 digits]], "n": rows};
     None where the run holds no scores for them or they are too many for a page.
     """
-    numpy = extra("numpy")
+    import numpy
+    import pandas
+
     stored = read_totals(run)
     if stored is None or len(shown) < 2:
         return None
@@ -118,7 +122,7 @@ def comparison(run: Run, shown: dict[int, list[int]]) -> dict[str, Any] | None:
     if len(asked) < 2 or len(asked) * len(wanted) > 150_000:
         return None
     total = total[[place[query] for query in asked]].astype(numpy.float64)
-    ranks = extra("pandas").DataFrame(total).rank(axis=1).to_numpy()
+    ranks = pandas.DataFrame(total).rank(axis=1).to_numpy()
     rho = numpy.atleast_2d(numpy.corrcoef(ranks)) if len(rows) > 2 else numpy.eye(len(asked))
     picked = total[:, [column[row] for row in wanted]]
     return {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from influence.store import read_log, read_manifest
+from influence.store.disk import measure
 
 if TYPE_CHECKING:
     import numpy
@@ -46,24 +47,14 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """The run stored in `folder`; no model is opened.
 
-    Raises FileNotFoundError where the folder is no run or a required table is missing, and ValueError where
-    a file is damaged (its checksum differs from the manifest's, it cannot be parsed) or lacks a column.
+    Raises NotARun where the folder is no run or its manifest cannot be trusted, FileNotFoundError where a required
+    table is missing, and ValueError where a table is damaged (its checksum differs from the manifest's, it cannot
+    be parsed) or lacks a column.
     """
-    folder = Path(folder)
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no manifest.json, so it is not a run folder; give the folder that `influence run` "
-            "or `influence demo` printed"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); run the same command again to write it anew") from error
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{path} holds a {type(manifest).__name__}, expected an object; it is damaged")
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
     tables = {name: frame for name in COLUMNS if (frame := _read_table(folder, name, manifest)) is not None}
-    return Run(folder, manifest, _read_log(folder / "log.jsonl"), tables)
+    return Run(folder, manifest, read_log(folder), tables)
 
 
 def _read_table(folder: Path, name: str, manifest: dict[str, Any]) -> pandas.DataFrame | None:
@@ -77,7 +68,7 @@ def _read_table(folder: Path, name: str, manifest: dict[str, Any]) -> pandas.Dat
                 f"{path} is missing, and the report needs it; run the same command again to finish the run"
             )
         return None
-    _check_hash(path, f"tables/{name}.parquet", manifest)
+    _check(folder, f"tables/{name}.parquet", manifest)
     try:
         frame = pandas.read_parquet(path)
     except (pyarrow.ArrowException, OSError) as error:
@@ -91,33 +82,15 @@ def _read_table(folder: Path, name: str, manifest: dict[str, Any]) -> pandas.Dat
     return frame
 
 
-def _check_hash(path: Path, name: str, manifest: dict[str, Any]) -> None:
-    pieces = manifest.get("pieces")
-    piece = pieces.get(name) if isinstance(pieces, dict) else None
-    expected = piece.get("sha256") if isinstance(piece, dict) else None
-    if not expected:
-        return
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
+def _check(folder: Path, name: str, manifest: dict[str, Any]) -> None:
+    """Compares a piece with the checksum that the manifest holds for it, if it holds one."""
+    wanted = manifest["pieces"].get(name)
+    found = wanted and measure(folder / name)
+    if found != wanted:
         raise ValueError(
-            f"{path} is damaged: its SHA-256 begins {found[:12]}, the manifest says {str(expected)[:12]}; "
-            "run the same command again to compute it anew"
+            f"{folder / name} is damaged: its SHA-256 begins {found['sha256'][:12]}, the manifest says "
+            f"{wanted['sha256'][:12]}; run the same command again to compute it anew"
         )
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The log's whole lines; a last line cut off by a kill is dropped."""
-    if not path.is_file():
-        return []
-    lines: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            lines.append(entry)
-    return lines
 
 
 def read_totals(run: Run) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray] | None:
@@ -126,8 +99,9 @@ def read_totals(run: Run) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray] 
     None where the run has no scores.zarr or it holds more than `MOST_SCORES` numbers.
     """
     path = run.folder / "scores.zarr"
-    if not path.exists():
+    if not path.exists() or run.section("pieces").get("scores.zarr", {}).get("bytes", 0) > 8 * MOST_SCORES:
         return None
+    _check(run.folder, "scores.zarr", run.manifest)
     import numpy
     import xarray
 

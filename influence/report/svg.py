@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from html import escape
 from typing import TYPE_CHECKING
 
-from influence.report.extra import extra
+from influence.report.extra import needed
 
 if TYPE_CHECKING:
     import altair
@@ -43,7 +43,16 @@ _REFERENCE = re.compile(r"url\(#([\w-]+)\)")
 
 def draw(chart: altair.TopLevelMixin) -> str:
     """The chart as an SVG document, drawn on this machine (no browser, no network)."""
-    return str(extra("vl_convert").vegalite_to_svg(chart.to_json()))
+    with needed():
+        import vl_convert
+    return str(vl_convert.vegalite_to_svg(chart.to_json(validate=False)))
+
+
+def picture(chart: altair.TopLevelMixin, scale: float = 2.0) -> bytes:
+    """The chart as a PNG, `scale` pixels to each of its units."""
+    with needed():
+        import vl_convert
+    return bytes(vl_convert.vegalite_to_png(chart.to_json(), scale=scale))
 
 
 def inline(svg: str, name: str, label: str) -> str:

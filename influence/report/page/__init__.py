@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,30 +11,33 @@ from typing import Any
 
 from influence.report import words
 from influence.report.context import context, drawer
-from influence.report.extra import extra
+from influence.report.extra import needed
 from influence.report.payload import STEPS, script_json
 from influence.report.read import read_run
+from influence.store.disk import replace
+from influence.store.errors import writing
 
 SCRIPTS = ("tools", "heat", "compare", "page")
 MOST_BYTES = 9_500_000  # a page is put together again with less in it until it is below
 
 
-def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
+def write_report(run_folder: str | Path, out: str | Path | None = None, *, progress: bool = True) -> Path:
     """Writes the report of a stored run as one self-contained HTML file and returns its path.
 
     `run_folder` holds manifest.json and tables/*.parquet; the model is not needed. `out` is the file to
     write, by default `run_folder`/report.html. The file is written beside and renamed, so an old report stays
     whole until the new one is. Sections whose tables are missing are replaced by a sentence.
 
-    Raises FileNotFoundError where the folder is no finished run, ValueError where a file in it is damaged,
-    ImportError where the extra `report` is not installed, and OSError where `out` cannot be written.
+    Raises NotARun where the folder is no run, FileNotFoundError where the run is not finished, ValueError where a
+    file in it is damaged, ImportError where the extra `report` is not installed, and WriteFailed where `out` cannot
+    be written.
     """
     run = read_run(run_folder)
     path = Path(out) if out is not None else Path(run_folder) / "report.html"
     drawing = drawer()
     page = b""
     for step, limits in enumerate(STEPS):
-        filled = context(run, limits, drawing)
+        filled = context(run, limits, drawing, progress and step == 0)
         page = render({**filled, "shortened": step > 0}).encode("utf-8", "replace")
         if len(page) <= MOST_BYTES:
             return _write(path, page)
@@ -47,7 +49,8 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
 
 def render(filled: Mapping[str, Any]) -> str:
     """The page's text for a filled context; every text in it is escaped by the template engine."""
-    jinja2 = extra("jinja2")
+    with needed():
+        import jinja2
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
@@ -58,17 +61,15 @@ def render(filled: Mapping[str, Any]) -> str:
     for name in ("number", "percent", "count", "seconds", "size", "plural"):
         environment.filters[name] = getattr(words, name)
     style, script = _asset("page.css"), "".join(_asset(f"{name}.js") for name in SCRIPTS)
-    safe = extra("markupsafe").Markup
     return str(
         environment.get_template("page.html").render(
             **{key: value for key, value in filled.items() if key != "data"},
             is_missing=words.is_missing,
-            safe=safe,
-            style=safe(style),
-            script=safe(script),
+            style=style,
+            script=script,
             style_hash=_hash(style),
             script_hash=_hash(script),
-            data=safe(script_json(filled["data"])),
+            data=script_json(filled["data"]),
         )
     )
 
@@ -83,11 +84,7 @@ def _hash(text: str) -> str:
 
 
 def _write(path: Path, page: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(page)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, page)
     return path
