@@ -15,7 +15,7 @@ from influence.report.figures import EKFAC, Build, of_query, query_figures, retr
 from influence.report.payload import Limits, comparison, heat
 from influence.report.read import Run
 from influence.report.svg import draw, inline
-from influence.report.words import clean, is_missing, shorten
+from influence.report.words import clean, closed, is_missing, shorten
 
 if TYPE_CHECKING:
     import pandas
@@ -87,13 +87,13 @@ def _shown(run: Run, query: int, places: int) -> list[int]:
 
 def _query(run: Run, record: dict[str, Any], cards: Cards, clip: dict[str, float], drawing: Drawing) -> dict[str, Any]:
     query = int(record["query"])
-    prompt, completion = clean(record["prompt"]), clean(record["completion"])
+    prompt, completion = closed(clean(record["prompt"])), closed(clean(record["completion"]))
     tails, layers = of_query(run, "tails", query), of_query(run, "layers", query)
     return {
         "id": query,
         "prompt": prompt,
         "completion": completion,
-        "short": shorten(f"{shorten(prompt, 60)} \u2192 {completion.strip()}", 96),
+        "short": closed(shorten(f"{closed(shorten(prompt, 60))} \u2192 {completion.strip()}", 96)),
         "log_p": record["log_p"],
         "n_tokens": record["n_tokens"],
         "label": clean(record.get("label")),
@@ -123,31 +123,21 @@ def _layer_lines(layers: pandas.DataFrame) -> list[dict[str, Any]]:
 
 def _tail(fit: dict[str, Any]) -> dict[str, Any]:
     fitted = not is_missing(fit["alpha_density"])
-    names = (
-        "xmin",
-        "n_tail",
-        "low",
-        "high",
-        "p_value",
-        "rows_for_half",
-        "effective_count",
-        "largest",
-        "n_positive",
-    )
-    rule = {"top500": "the 500 largest", "ks": "start chosen by Kolmogorov-Smirnov"}
+    names = ("xmin", "n_tail", "low", "high", "rows_for_half", "effective_count", "n_positive")
+    rule, verdict = clean(fit["rule"]), clean(fit["verdict"]).removeprefix("not fitted: ").rstrip(".")
+    if rule == "ks":
+        rule = "start chosen by Kolmogorov-Smirnov"
+    elif rule.startswith("top") and rule[3:].isdecimal():
+        rule = f"the {rule[3:]} largest"
     return {
         **{name: fit.get(name) for name in names},
-        "rule": rule.get(fit["rule"], clean(fit["rule"])),
+        "rule": rule,
         "density": fit["alpha_density"],
         "survival": fit["alpha_survival"],
         "top1": fit["top1_share"],
         "fitted": fitted,
-        "verdict": _sentence(clean(fit["verdict"]) or ("" if fitted else "no fit")),
+        "verdict": verdict[:1].upper() + verdict[1:] if fitted else verdict or "no reason stored",
     }
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _share(run: Run, drawing: Drawing) -> str:

@@ -17,16 +17,22 @@ def first(*values: Any) -> Any:
 
 def model_name(run: Run) -> str:
     """The model as the settings name it; of a path only its last two parts."""
-    name = clean(first(run.section("facts").get("model"), run.section("settings").get("model"), "the model"))
-    return "/".join(name.rstrip("/").split("/")[-2:])
+    return _short(first(run.section("facts").get("model"), run.section("settings").get("model"))) or "the model"
 
 
 def data_name(run: Run) -> str:
-    facts, settings = run.section("facts"), run.section("settings")
-    keys = ("corpus", "data", "source", "rows", "text")
-    return clean(
-        first(*(facts.get(key) for key in keys if isinstance(facts.get(key), str)), *map(settings.get, keys), "")
-    )
+    """Where the rows came from, shortened in the same way; empty where they came from a live object."""
+    found, settings = run.section("facts"), run.section("settings")
+    name = first(*(part.get(key) for part in (found, settings) for key in ("corpus", "data")))
+    return "" if str(name).startswith("<") else _short(name)
+
+
+def _short(name: Any) -> str:
+    """'runs/demo/model' becomes 'demo/model'; '<GPT2LMHeadModel>', a live object's type, loses its brackets."""
+    text = clean(name)
+    if text.startswith("<") and text.endswith(">") and text[1:-1].isidentifier():
+        return text[1:-1]
+    return "/".join(text.rstrip("/").split("/")[-2:])
 
 
 def row_count(run: Run) -> int | None:
@@ -140,7 +146,7 @@ def _baselines(run: Run) -> dict[str, str]:
     ours = table[[bool(EKFAC.search(str(method))) for method in table["method"]]]
     others = table.drop(ours.index)
     said = "; ".join(
-        f"{clean(row['method'])} {number(row['mrr'])} ({number(row['low'])} to {number(row['high'])})"
+        f"{clean(row['method'])} {row['mrr']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         for part in (ours, others)
         for row in part.head(1).to_dict("records")
     )
@@ -178,20 +184,28 @@ def timings(run: Run) -> list[dict[str, Any]]:
 
 
 def command(run: Run) -> str:
-    """The command that repeats the run: the stored one, or one built from the settings."""
+    """The command that repeats the run: the stored one, the one for its config.toml, or one from the settings."""
     settings = run.section("settings")
     stored = first(run.manifest.get("command"), run.section("facts").get("command"), settings.get("command"))
     if isinstance(stored, list):
         return shlex.join(clean(part) for part in stored)
     if isinstance(stored, str) and stored.startswith("influence "):
         return clean(stored)
-    words = ["influence", clean(stored) if isinstance(stored, str) else "run"]
+    if stored is None and (run.folder / "config.toml").is_file():
+        return "influence run --config config.toml"
+    return shlex.join(["influence", clean(stored) if isinstance(stored, str) else "run", *_flags(settings)])
+
+
+def _flags(settings: dict[str, Any]) -> list[str]:
+    words = []
     for name, value in settings.items():
         if name == "command" or is_missing(value) or isinstance(value, dict):
             continue
-        flag = "--" + clean(name).replace("_", "-")
+        flag = clean(name).replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag if value else "--no-" + flag[2:])
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, clean(one))]
-    return shlex.join(words)
+            words += [
+                word for one in (value if isinstance(value, list) else [value]) for word in (f"--{flag}", clean(one))
+            ]
+    return words

@@ -20,6 +20,13 @@ def clean(text: Any) -> str:
     return _CONTROL.sub(_visible, whole)
 
 
+def closed(text: str) -> str:
+    """`text` with its open direction marks closed, so that what follows it keeps its own direction."""
+    overrides = sum(text.count(mark) for mark in "\u202a\u202b\u202d\u202e") - text.count("\u202c")
+    isolates = sum(text.count(mark) for mark in "\u2066\u2067\u2068") - text.count("\u2069")
+    return text + "\u202c" * max(0, overrides) + "\u2069" * max(0, isolates)
+
+
 def _visible(match: re.Match[str]) -> str:
     code = ord(match.group())
     return chr(0x2400 + code) if code < 0x20 else "\ufffd"
