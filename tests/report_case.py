@@ -147,7 +147,8 @@ def _queries(random: np.random.Generator, n: int) -> pd.DataFrame:
                 "completion": " " + RELATIONS[relation][2][index % 4],
                 "log_p": -float(random.gamma(1.5, 0.5)),
                 "n_tokens": 2,
-                "label": f"{name}/{relation}",
+                "label": f"{relation}, held-out",
+                "fact": f"{name}/{relation}",
             }
         )
     return pd.DataFrame(lines)
@@ -158,7 +159,7 @@ def _scores(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n, length = len(rows), rows["n_tokens"].to_numpy()
     by_layer = random.standard_t(2.2, (len(queries), n, n_layers)) * 2e-5 * np.sqrt(length)[None, :, None]
-    for index, fact in enumerate(queries["label"]):
+    for index, fact in enumerate(queries["fact"]):
         mine = (rows["fact"] == fact).to_numpy()
         by_layer[index, mine] += random.gamma(4.0, 4e-4, (int(mine.sum()), n_layers))
     copies = rows.groupby("text")["row"].transform("min").to_numpy() - 1000

@@ -22,7 +22,7 @@ from influence.store import NotARun, WriteFailed
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"), n_queries=3, n_rows=160, places=6)
+    return make_run(tmp_path_factory.mktemp("run"), n_queries=3, n_rows=160, n_layers=3, places=5)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,14 @@ def test_cards_hold_the_numbers_of_the_top_table(run: Path, text: str) -> None:
         expected = part[first].tolist() if second is None else part[[first, second]].to_numpy().ravel().tolist()
         assert values(panel) == expected
         assert [int(row) for row in re.findall(r'data-row="(\d+)"', panel)] == part["row"].tolist()
+
+
+def test_rows_of_the_fact_asked_for_are_marked(run: Path, text: str) -> None:
+    known = table(run, "rows").set_index("row")["fact"]
+    asked = table(run, "queries").set_index("query")["fact"]
+    top = table(run, "top")
+    right = sum(known[row] == asked[query] for query, row in top[["query", "row"]].itertuples(index=False))
+    assert right > 0 and text.count("the fact asked for</span>") == right
 
 
 def test_every_other_table_is_shown_as_stored(run: Path, text: str) -> None:
@@ -171,17 +179,23 @@ def test_a_certificate_and_seed_agreement_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_page_too_large_is_made_smaller_until_it_fits(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = write_report(run, tmp_path / "whole.html").stat().st_size
+    whole = len(text.encode("utf-8"))
     assert whole < 10_000_000
-    monkeypatch.setattr(pages, "MOST_BYTES", whole - 1000)
-    path = write_report(run, tmp_path / "small.html")
-    assert path.stat().st_size < whole and "fewer rows or heat maps than the run holds" in path.read_text("utf-8")
+    monkeypatch.setattr(pages, "drawer", lambda: lambda name, build, label: "")
     monkeypatch.setattr(pages, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="ask for fewer rows"):
         write_report(run, tmp_path / "none.html")
+    undrawn = len(write_with(monkeypatch, run, tmp_path / "whole.html", 10_000_000))
+    page = write_with(monkeypatch, run, tmp_path / "small.html", undrawn - 100)
+    assert len(page) < undrawn and b"fewer rows or heat maps than the run holds" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.html", "whole.html"]
+
+
+def write_with(monkeypatch: pytest.MonkeyPatch, run: Path, out: Path, most: int) -> bytes:
+    monkeypatch.setattr(pages, "MOST_BYTES", most)
+    return write_report(run, out).read_bytes()
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, text: str, tmp_path: Path) -> None:

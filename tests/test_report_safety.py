@@ -49,7 +49,7 @@ def _page_of(run: Path, texts: tuple[str, ...]) -> str:
     columns = {
         "top": ("text", "source", "form"),
         "tokens": ("token",),
-        "queries": ("prompt", "completion", "label"),
+        "queries": ("prompt", "completion", "label", "fact"),
         "rows": ("text", "source", "fact"),
         "tails": ("verdict", "rule"),
         "blocks": ("block", "kind"),

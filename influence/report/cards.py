@@ -36,8 +36,11 @@ def facts_of_rows(run: Run) -> dict[int, str]:
     return dict(zip(known["row"].tolist(), known["fact"].tolist(), strict=True))
 
 
-def sides(cards: Cards, query: int, label: Any) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """{ranking: {side: cards in order}}; a ranking that the table does not hold is left out."""
+def sides(cards: Cards, query: int, fact: Any) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """{ranking: {side: cards in order}}; a ranking that the table does not hold is left out.
+
+    Rows that state `fact`, where the query asks for a planted one, are marked.
+    """
     top = of_query(cards.run, "top", query)
     if top is None:
         return {}
@@ -51,7 +54,7 @@ def sides(cards: Cards, query: int, label: Any) -> dict[str, dict[str, list[dict
             lines = part[part["side"] == side].sort_values("place").to_dict("records")
             most = max((abs(line[value]) for line in lines if not is_missing(line[value])), default=0) or 1.0
             found[ranking][side] = [
-                _card(cards, line, query, label) | {"share": _share(line[value], most)} for line in lines
+                _card(cards, line, query, fact) | {"share": _share(line[value], most)} for line in lines
             ]
     return found
 
@@ -60,7 +63,7 @@ def _share(value: Any, most: float) -> float:
     return 0.0 if is_missing(value) else min(1.0, abs(value) / most)
 
 
-def _card(cards: Cards, line: dict[str, Any], query: int, label: Any) -> dict[str, Any]:
+def _card(cards: Cards, line: dict[str, Any], query: int, fact: Any) -> dict[str, Any]:
     row, text = int(line["row"]), clean(line["text"])
     if len(text) > EXCERPT:
         cards.texts[str(row)] = shorten(text, cards.limits.text)
@@ -73,6 +76,6 @@ def _card(cards: Cards, line: dict[str, Any], query: int, label: Any) -> dict[st
         "long": len(text) > EXCERPT,
         "copies": 1 if is_missing(line["copies"]) else int(line["copies"]),
         "tags": [tag for tag in (clean(line.get("form")), clean(line.get("source"))) if tag],
-        "planted": not is_missing(label) and label != "" and cards.facts.get(row) == label,
+        "planted": not is_missing(fact) and fact != "" and cards.facts.get(row) == fact,
         "map": f"{query}:{row}" in cards.maps,
     }

@@ -97,7 +97,7 @@ def _query(run: Run, record: dict[str, Any], cards: Cards, clip: dict[str, float
         "log_p": record["log_p"],
         "n_tokens": record["n_tokens"],
         "label": clean(record.get("label")),
-        "sides": sides(cards, query, record.get("label")),
+        "sides": sides(cards, query, trust.first(record.get("fact"), record.get("label"))),
         "clip": clip.get(str(query)),
         "figures": dict(_figures(run, query, drawing)),
         "tails": [] if tails is None else [_tail(fit) for fit in tails.to_dict("records")],

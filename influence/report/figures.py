@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Build = Callable[[], "altair.TopLevelMixin"]
 WIDTH, HEIGHT = 272, 168
+SIDE = {"positive": "raise", "negative": "lower"}
 DOTS = 40  # largest scores of a tail that are drawn as dots as well
 EKFAC = re.compile(r"ek-?fac", re.IGNORECASE)
 
@@ -33,14 +34,20 @@ def layer_profile(layers: pandas.DataFrame) -> altair.TopLevelMixin:
 
     `layers`: one query's rows of the table with the columns layer, positive, negative, signed.
     """
+    import pandas
+
     alt = _altair()
-    base = alt.Chart().encode(x=_layer_axis(alt))
-    zero = alt.Chart().mark_rule(color=COLOUR["muted"], strokeWidth=1).encode(y=alt.datum(0))
-    up = base.mark_bar(color=COLOUR["raise"]).encode(y=_y(alt, "positive:Q", "nats, summed over rows"))
-    down = base.mark_bar(color=COLOUR["lower"]).encode(y="negative:Q")
-    line = base.mark_line(color=COLOUR["ink"], strokeWidth=1.5).encode(y="signed:Q")
-    dots = base.mark_circle(color=COLOUR["ink"], size=34, opacity=1).encode(y="signed:Q")
-    return _finish(alt.layer(up, down, zero, line, dots, data=layers))
+    parts = [layers[["layer", side]].set_axis(["layer", "nats"], axis=1).assign(side=side) for side in SIDE]
+    shades = alt.Scale(domain=list(SIDE), range=[COLOUR[name] for name in SIDE.values()])
+    bars = alt.Chart(pandas.concat(parts)).mark_bar()
+    bars = bars.encode(
+        x=_layer_axis(alt),
+        y=_y(alt, "nats:Q", "nats, summed over rows"),
+        color=alt.Color("side:N", scale=shades, legend=None),
+    )
+    dot = {"filled": True, "fill": COLOUR["ink"], "size": 34, "opacity": 1}
+    line = alt.Chart(layers).mark_line(color=COLOUR["ink"], strokeWidth=1.5, point=dot)
+    return _finish(alt.layer(bars, line.encode(x=_layer_axis(alt), y="signed:Q")))
 
 
 def layer_absolute(layers: pandas.DataFrame) -> altair.TopLevelMixin:
