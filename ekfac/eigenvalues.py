@@ -67,8 +67,8 @@ def coordinates(a: Tensor, g: Tensor, basis_in: Tensor | None, basis_out: Tensor
 def update(state: Eigenvalues, turned: Tensor) -> Eigenvalues:
     """Add the coordinates (b o i) of some sequences; the sums change in place, and `turned` is used up."""
     squares = turned.square_()
-    state.total.add_(squares.sum(0, dtype=state.total.dtype))
-    traces = squares.sum((1, 2), dtype=torch.float64)
+    state.total.add_(squares.sum(0))
+    traces = squares.flatten(1).sum(1).double()
     state.trace.add_(traces.sum())
     state.trace_squared.add_(traces.square().sum())
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -40,17 +40,23 @@ class Collected(Protocol):
 
 @dataclass(frozen=True)
 class Level:
-    """How blocks become the entries of an axis: names of the entries, and the entry of every block."""
+    """How blocks become the entries of an axis: names of the entries, the entry of every block, more coordinates."""
 
     dim: str | None
     labels: list[Any]
     index: dict[str, int]
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        return {self.dim: self.labels, **self.more} if self.dim else {}
 
 
 def level(lm: LM, per: tuple[str, ...]) -> Level:
     if "block" in per:
         names = [b.name for b in lm.blocks]
-        return Level("block", names, {name: k for k, name in enumerate(names)})
+        layers = [-1 if b.layer is None else b.layer for b in lm.blocks]
+        return Level("block", names, {name: k for k, name in enumerate(names)}, {"layer": ("block", layers)})
     if "layer" in per:
         found = {b.name: -1 if b.layer is None else b.layer for b in lm.blocks}
         labels = sorted(set(found.values()))
@@ -95,8 +101,7 @@ class Whole:
         values = self.values * self.values.dtype.type(scale)
         dims = ["query", "row", self.axis.dim or "one"]
         coords: dict[str, Any] = {"query": columns(queries)[2], "row": self.row}
-        if self.axis.dim:
-            coords[self.axis.dim] = self.axis.labels
+        coords |= self.axis.coords
         if self.width is not None:
             dims.append("token")
             coords["token"] = np.arange(self.width)
@@ -147,8 +152,7 @@ class Extremes:
             "place": place,
             "row": (("query", "place"), rows),
         }
-        if self.axis.dim:
-            coords[self.axis.dim] = self.axis.labels
+        coords |= self.axis.coords
         values = values * values.dtype.type(scale)
         found = xarray.DataArray(values, dims=dims, coords=coords, name="score", attrs=attrs)
         return found if self.axis.dim else found.squeeze("one")

@@ -81,7 +81,7 @@ def score(
     collected = contract(
         lm, rows, solution.value, levels(per), top=top, batch_size=batch_size, dtype=kind, progress=progress
     )
-    attrs = _attrs(solver, solution, measure, corpus, raw, kind)
+    attrs = {**_attrs(solver, solution, measure, corpus, raw, kind), "n_layers": lm.n_layers}
     found = collected.array(queries, 1.0 if raw else 1.0 / corpus, attrs)
     found = found.assign_coords(measurement=("query", values.numpy()))
     if norms is not None:
