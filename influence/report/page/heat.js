@@ -82,7 +82,7 @@ function heat(card, article) {
   text.replaceChildren(...tokens.flatMap((token, i) => {
     // a space in front belongs to the token but stays uncoloured, so that words look like words
     const lead = token.startsWith(" ") && token.trim() ? " " : "";
-    const span = make("span", { class: "t", text: visible(token.slice(lead.length)) });
+    const span = make("span", { class: SPECIAL.test(token) ? "t special" : "t", text: visible(token.slice(lead.length)) });
     span.dataset.i = i;
     return [lead, span];
   }));

@@ -4,6 +4,7 @@ const $ = (selector, from = document) => from.querySelector(selector);
 const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
 const SVG = "http://www.w3.org/2000/svg";
 const articles = $$(".query");
+const SPECIAL = /^(<\|[^|<>]{1,40}\|>|<\/?s>|\[(CLS|SEP|PAD)\])$/; // marks of tokenizers: shown small
 const MARKED = 0.2; // share of full colour from which a token is also marked by a line
 let ranking = "nats";
 
