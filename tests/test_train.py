@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from influence.model import checkpoint, schedule
+from influence.model import schedule
 from influence.model.batches import BadRows
-from influence.model.checkpoint import OtherSettings
 from influence.model.recall import recall
 from influence.model.sizes import SIZES, Size, neox
 from influence.model.together import Job, train_together
-from influence.model.train import initial, train
+from influence.model.train import initial, train, trained_already
+from influence.store.errors import OtherSettings, WriteFailed
 
 VOCAB = 40
 CONFIG = neox(Size(1, 16, 1e-2), VOCAB, heads=2, context=16)
@@ -114,7 +114,9 @@ def test_a_finished_training_is_recognised(whole, rows) -> None:
         raise Stop
 
     assert run(whole[0], rows, progress=never).losses == whole[1]
-    done = run(whole[0], rows, progress=never)
+    done = trained_already(whole[0], CONFIG, rows, **SETTINGS)
+    assert done == run(whole[0], rows)
+    assert trained_already(whole[0].with_name("none"), CONFIG, rows, **SETTINGS) is None
     assert set(done.checkpoints) == {0, 1, 3, 12, 40}
     assert all((path / "config.json").exists() for path in [done.final, *done.checkpoints.values()])
 
@@ -144,7 +146,7 @@ def test_damage_is_recognised_and_made_good(whole, rows, tmp_path) -> None:
         assert run(folder, rows).losses == whole[1]
     final = folder / "final" / "model.safetensors"
     final.write_bytes(final.read_bytes()[:-10])
-    with pytest.warns(UserWarning, match=r"final/model\.safetensors is not what was saved"):
+    with pytest.warns(UserWarning, match=r"final is not what was saved"):
         run(folder, rows)
     assert weights(folder) == weights(whole[0])
 
@@ -163,18 +165,18 @@ def test_a_full_disk_loses_nothing(whole, rows, tmp_path, monkeypatch, nth: int)
         real(number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "fsync", full)
-        with pytest.raises(OSError, match="No space left on device.*What was saved before is whole") as caught:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(WriteFailed, match="No space left on device; free some space") as caught:
             run(tmp_path / "m", rows)
     assert caught.value.errno == errno.ENOSPC
-    assert not list((tmp_path / "m").rglob(".*.tmp"))
+    assert not list((tmp_path / "m").rglob(".*.partial"))
     assert run(tmp_path / "m", rows).losses == whole[1]
     assert weights(tmp_path / "m") == weights(whole[0])
 
 
 def test_a_folder_that_cannot_be_written(rows, tmp_path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match="give the same call again"):
+    with pytest.raises(WriteFailed, match="Not a directory"):
         run(tmp_path / "file" / "m", rows)
 
 
@@ -225,8 +227,9 @@ def test_epochs_show_every_row_once_with_little_padding() -> None:
 
 def test_steps_rates_and_kept_steps() -> None:
     lengths = np.full(100, 10)
-    assert schedule.steps_for(lengths, 0, 50, 1000) == 20
-    assert schedule.steps_for(lengths, 0, 50, 1001) == 21
+    once = len(schedule.epoch(lengths, 0, 0, 50))
+    assert schedule.steps_for(lengths, 0, 50, 1000) == once
+    assert schedule.steps_for(lengths, 0, 50, 1001) == once + 1
     rates = [schedule.rate(step, 100, 1.0, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(rates[9], abs=0.02)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-WEIGHTS = "model.safetensors"
+from influence.store import disk
+from influence.store.errors import Busy, OtherSettings, writing
+
+_PATIENCE = 60.0  # seconds in which a process notices that the one that started it is gone
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
-
-
-class OtherSettings(ValueError):
-    """A folder holds a training that was asked with other settings."""
 
 
 class State(NamedTuple):
@@ -45,67 +44,35 @@ def step_folder(folder: Path, step: int) -> Path:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder alone, waiting for another process that trains in it; released when the process dies."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on this system: two trainings of one folder at a time are not kept apart
-        yield
-        return
-    with saving(folder, "create it"):
+    """Hold the folder alone, released when the process dies; what a killed one left half-written is removed.
+
+    Waits a minute for another process that trains in it (one whose caller was killed is about to end), then Busy.
+    """
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    with handle:
+    until = time.monotonic() + _PATIENCE
+    while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            warnings.warn(f"Another process is training in {folder}; waiting until it is done.")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with writing(folder / ".lock"):
+                held = disk.lock(folder / ".lock")
+            break
+        except Busy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+    with held:
+        disk.sweep(folder)
         yield
-
-
-@contextmanager
-def saving(path: Path, what: str) -> Iterator[None]:
-    """Turn a failed write into an error that says what to do; the piece it interrupted was not there before."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        reason = getattr(error, "strerror", None) or str(error)
-        message = (
-            f"could not {what} ({reason}). What was saved before is whole: make room or make the folder "
-            "writable, then give the same call again and it goes on from the last saved step"
-        )
-        raise OSError(number or 5, message, str(path)) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON to `path` as a whole or not at all."""
-    _write(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with saving(path, "write"):
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with writing(path):
+        disk.replace(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings into a new folder, or compare them with what the folder was made with.
-
-    Raises OtherSettings, listing the differences. What a killed process left half-written is removed.
-    """
-    for stale in [*folder.glob(".*.tmp"), *folder.glob("steps/.*.tmp")]:
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    """Write the settings into a new folder, or compare them with what the folder was made with."""
     if (folder / "settings.json").exists():
         compare(folder, settings)
     else:
@@ -119,7 +86,7 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         found = json.loads((folder / "settings.json").read_text())
     except ValueError as error:
         raise OtherSettings(
-            f"{folder}/settings.json is damaged ({error}); delete the folder or choose another"
+            f"{folder}/settings.json is damaged ({error}); delete {folder} or choose another"
         ) from error
     if different := list(differences(found, asked)):
         raise OtherSettings(
@@ -138,21 +105,24 @@ def differences(found: Any, asked: Any, at: str = "") -> Iterator[str]:
 
 
 def save_checkpoint(target: Path, net: Any, tokenizer: Any) -> None:
-    """Save model and tokenizer (an object or a folder) as the folder `target`, whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    with saving(target, "save the checkpoint"):
+    """Save model and tokenizer (an object or a folder) as the folder `target`, whole or not at all.
+
+    A folder that is there already is of a step that the saved state has not reached: the same comes again.
+    """
+    temporary = disk.beside(target)
+    with writing(target):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             with _without_bars():
                 net.save_pretrained(temporary)
             _save_tokenizer(tokenizer, temporary)
-            for path in [*temporary.iterdir(), temporary]:
-                _sync(path)
-            if target.exists():  # of a step that the saved state has not reached: the same again
+            for path in disk.parts(temporary):
+                disk.sync(path)
+            if target.exists():
                 shutil.rmtree(target)
             temporary.rename(target)
-            _sync(target.parent)
+            disk.sync(target.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -172,25 +142,12 @@ def _without_bars() -> Iterator[None]:
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    if tokenizer is None:
-        return
     if isinstance(tokenizer, str | Path):
         for pattern in _TOKENIZER_FILES:
             for path in sorted(Path(tokenizer).glob(pattern)):
                 shutil.copyfile(path, folder / path.name)
-    else:
+    elif tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
-
-
-def _sync(path: Path) -> None:
-    try:
-        number = os.open(path, os.O_RDONLY)
-    except PermissionError:  # some systems do not open folders
-        return
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -199,7 +156,9 @@ def save_state(folder: Path, state: State) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     about = {"step": str(state.step), "losses": json.dumps(state.losses)}
-    _write(folder / "state.safetensors", save(tensors, {**about, "sha256": _digest(tensors, about)}))
+    path = folder / "state.safetensors"
+    with writing(path):
+        disk.replace(path, save(tensors, {**about, "sha256": _digest(tensors, about)}))
 
 
 def load_state(folder: Path) -> State | None:
@@ -232,7 +191,7 @@ def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
 def finish(folder: Path, kept: Sequence[int], losses: Sequence[float]) -> None:
     """Declare the training done: checksums of all checkpoints; the state is no longer needed."""
     names = [*(step_folder(folder, step) for step in kept), folder / "final"]
-    sums = {path.relative_to(folder).as_posix(): file_sum(path / WEIGHTS) for path in names}
+    sums = {path.relative_to(folder).as_posix(): disk.measure(path)["sha256"] for path in names}
     write_json(folder / "finished.json", {"steps": kept[-1], "losses": list(losses), "sha256": sums})
     (folder / "state.safetensors").unlink(missing_ok=True)
 
@@ -245,15 +204,9 @@ def finished(folder: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         for name, expected in found["sha256"].items():
-            if file_sum(folder / name / WEIGHTS) != expected:
-                raise ValueError(f"{name}/{WEIGHTS} is not what was saved")
+            if disk.measure(folder / name)["sha256"] != expected:
+                raise ValueError(f"{name} is not what was saved")
         return found
     except (OSError, ValueError, KeyError) as error:
         warnings.warn(f"The finished training in {folder} is damaged ({error}); it is trained again.")
         return None
-
-
-def file_sum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

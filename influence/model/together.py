@@ -20,12 +20,13 @@ import numpy as np
 
 from influence.model.batches import columns
 from influence.model.plan import TokenRows
+from influence.store.errors import Busy, OtherSettings, WriteFailed
 
 if TYPE_CHECKING:
     from influence.model.train import Trained
     from influence.types import Rows
 
-_RAISED = (ValueError, FloatingPointError, OSError, MemoryError)
+_RAISED = (OtherSettings, WriteFailed, Busy, ValueError, FloatingPointError, OSError, MemoryError)
 
 
 class Job(NamedTuple):
@@ -132,11 +133,11 @@ def _watch(process: subprocess.Popen[str], scratch: Path, name: str, place: int 
 
 
 def _trained(outcome: dict[str, Any], job: Job) -> Trained:
-    from influence.model.checkpoint import OtherSettings, step_folder
+    from influence.model.checkpoint import step_folder
     from influence.model.train import Trained
 
     if "error" in outcome:
-        kinds = {kind.__name__: kind for kind in (*_RAISED, OtherSettings)}
+        kinds = {kind.__name__: kind for kind in _RAISED}
         raise kinds.get(outcome["error"], ValueError)(outcome["message"])
     folder = Path(job.folder)
     return Trained(

@@ -94,7 +94,9 @@ def train(
         BadRows: (a ValueError) for rows that cannot be trained on.
         ValueError: for tokens or rows beyond the model's vocabulary or context, and settings out of range.
         FloatingPointError: where the loss or the gradient is not finite, naming step and rows.
-        OSError: for a full disk or a folder that cannot be written; what was saved before is whole.
+        WriteFailed: (an OSError) for a full disk or a folder that cannot be written; what was saved before is whole,
+            and the same call goes on from it.
+        Busy: where another process trains in the folder.
     """
     options = {name: value for name, value in locals().items() if name in OPTIONS}
     asked = plan(folder, config, rows, tokenizer, options)
