@@ -5,9 +5,9 @@
 Every tool runs in a process of its own on one thread, and measures the plain float32 pass (with weight gradients, over
 the same rows) before each of its stages, several times over; a ratio is a median over a median of the same process.
 Tools take turns, `--rounds` times. Times are process times on the CPU and synchronised wall times on a GPU, without
-loading, and for the peers without writing their files. `total` is covariances + lambda + scores; the
-eigendecomposition, which does not grow with the rows, stands beside it. Peak memory comes from another run without
-the plain pass: of the process, and above what the open model took.
+loading, and for the peers without writing their files where that can be told apart. `total` is covariances + lambda +
+scores, what grows with the rows; the eigendecomposition and the queries' gradients, which do not, stand beside it.
+Peak memory comes from another run without the plain pass: of the process, and above what the open model took.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from launch import run_tool
 
 TOOLS = ("ours", "kronfluence", "bergson")
 COUNTED = ("covariances", "lambda", "scores")
-SHOWN = ("covariances", "lambda", "scores", "total", "eigenvectors")
+SHOWN = (*COUNTED, "total", "eigenvectors", "queries")
 Found = dict[str, Any]
 
 

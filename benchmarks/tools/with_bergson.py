@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float64": "fp64"}
-ENTRY = "layers.*"  # biases are collected inside the decoder blocks only
 
 
 def _dataset(rows: Tokens) -> Dataset:
@@ -101,18 +100,20 @@ class Bergson:
         computer.run_with_collector_hooks(desc="gradients")
         return collector
 
-    def scores(self) -> dict[str, Tensor]:
-        """Its sign is ours: loss gradient times loss gradient."""
-        device = self.net.device
-        lambdas = load_file(f"{self.path}/eigenvalue_correction_sharded/shard_0.safetensors", device=str(device))
+    def queries_solved(self) -> None:
+        device = str(self.net.device)
+        lambdas = load_file(f"{self.path}/eigenvalue_correction_sharded/shard_0.safetensors", device=device)
         parts = [
             {k: v.to(device).float() for k, v in part.items()} for part in (self.basis["A"], self.basis["G"], lambdas)
         ]
         solver = FactoredPreconditioner(*parts, inversion_cfg=InversionConfig(damping_factor=0.1))
-        gradients = self._collect(self.queries, self.job.queries).gradients
+        self.solved = solver.apply(self._collect(self.queries, self.job.queries).gradients)
+
+    def scores(self) -> dict[str, Tensor]:
+        """Its sign is ours: loss gradient times loss gradient."""
         dtype = torch.float32 if self.job.dtype == "float64" else self.job.type
         writer = InMemorySequenceScoreWriter(len(self.rows), len(self.queries), dtype=torch.float32)
-        scorer = Scorer(solver.apply(gradients), list(gradients), writer, torch.device(device), dtype)
+        scorer = Scorer(self.solved, list(self.solved), writer, torch.device(self.net.device), dtype)
         self._collect(self.rows, self.job.batch, scorer)
         return {"all_modules": torch.as_tensor(writer.scores).T.clone()}
 
@@ -125,5 +126,6 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
         "covariances": tool.covariances,
         "eigenvectors": tool.eigenvectors,
         "lambda": tool.lambdas,
+        "queries": tool.queries_solved,
         "scores": tool.scores,
     }

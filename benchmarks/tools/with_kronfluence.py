@@ -10,7 +10,16 @@ from jobs import Job, Stages, Tokens, data, network, summed_loss
 from kronfluence import FactorArguments, ScoreArguments, Task, prepare_model
 from kronfluence.factor.covariance import fit_covariance_matrices_with_loader
 from kronfluence.factor.eigen import fit_lambda_matrices_with_loader, perform_eigendecomposition
-from kronfluence.score.pairwise import compute_pairwise_scores_with_loaders
+from kronfluence.module.tracked_module import ModuleMode
+from kronfluence.module.utils import (
+    accumulate_iterations,
+    prepare_modules,
+    set_factors,
+    set_mode,
+    update_factor_args,
+    update_score_args,
+)
+from kronfluence.score.dot_product import compute_dot_products_with_loader
 from kronfluence.utils.state import State
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -90,16 +99,48 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
         loader = _loader(rows, job.batch)
         _, found["L"] = fit_lambda_matrices_with_loader(task=task, loader=loader, eigen_factors=found["Q"], **common)
 
+    def queries_solved() -> None:
+        one = next(iter(_loader(queries, job.queries)))
+        solve_queries(net, task, one, found["Q"] | found["L"], factor_args, score_args, state)
+
     def scores() -> dict[str, Tensor]:
-        return compute_pairwise_scores_with_loaders(
-            loaded_factors=found["Q"] | found["L"],
+        return compute_dot_products_with_loader(
             task=task,
-            query_loader=_loader(queries, job.queries),
-            per_device_query_batch_size=job.queries,
             train_loader=_loader(rows, job.batch),
             score_args=score_args,
-            tracked_module_names=None,
+            tracked_module_names=modules,
+            scaler=torch.amp.GradScaler(state.device.type, enabled=False),
             **common,
         )
 
-    return {"covariances": covariances, "eigenvectors": eigenvectors, "lambda": lambdas, "scores": scores}
+    return {
+        "covariances": covariances,
+        "eigenvectors": eigenvectors,
+        "lambda": lambdas,
+        "queries": queries_solved,
+        "scores": scores,
+    }
+
+
+def solve_queries(
+    net: nn.Module,
+    task: LanguageTask,
+    batch: Batch,
+    factors: dict[str, Any],
+    factor_args: FactorArguments,
+    score_args: ScoreArguments,
+    state: State,
+) -> None:
+    """The query half of its `compute_pairwise_scores_with_loaders`, in the same order, for one batch of queries."""
+    update_factor_args(model=net, factor_args=factor_args)
+    update_score_args(model=net, score_args=score_args)
+    mode = ModuleMode.PRECONDITION_GRADIENT
+    set_mode(model=net, mode=mode, tracked_module_names=task.modules, release_memory=True)
+    for name, factor in factors.items():
+        set_factors(model=net, factor_name=name, factors=factor, clone=True)
+    prepare_modules(model=net, tracked_module_names=task.modules, device=state.device)
+    batch = [part.to(state.device) for part in batch]
+    with torch.autocast(state.device.type, enabled=score_args.amp_dtype is not None, dtype=score_args.amp_dtype):
+        measurement = task.compute_measurement(batch, net)
+    measurement.backward()
+    accumulate_iterations(model=net, tracked_module_names=task.modules)

@@ -1,4 +1,4 @@
-"""This library's stages: the same functions that `influence.fit_ekfac` and `influence.score` are made of."""
+"""This library's stages: the functions that `influence.fit_ekfac` and `influence.score` are made of."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 import ekfac
 import influence
 from influence.attribution.fit import fit_covariance, fit_eigenvalues
+from influence.attribution.gradients import query_gradients
+from influence.attribution.score import contract
 from influence.model.loss import log_p, sampled_log_p
 from influence.types import Rows
 
@@ -46,12 +48,21 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
     def lambdas() -> None:
         found["L"] = fit_eigenvalues(lm, rows, measure, found["Q"], **common)
 
-    def scores() -> dict[str, Tensor]:
+    def queries_solved() -> None:
         solver = ekfac.solver(ekfac.factors(found["Q"], found["L"]), damping=0.1)
-        per = "block" if per_module else "sequence"
-        result = influence.score(lm, rows, asked, solver, per=per, raw=True, **common)
-        if not per_module:
-            return {"all_modules": torch.from_numpy(result.values)}
+        gradients, _ = query_gradients(lm, asked, log_p, **common)
+        found["V"] = solver(gradients).value
+
+    def scores() -> dict[str, Tensor]:
+        result = contract(lm, rows, found["V"], (), **common).array(asked, 1.0, {})
+        return {"all_modules": torch.from_numpy(result.values)}
+
+    def scores_by_block() -> dict[str, Tensor]:
+        solver = ekfac.solver(ekfac.factors(found["Q"], found["L"]), damping=0.1)
+        result = influence.score(lm, rows, asked, solver, per="block", raw=True, **common)
         return {str(name): torch.from_numpy(result.sel(block=name).values) for name in result["block"].values}
 
-    return {"covariances": covariances, "eigenvectors": eigenvectors, "lambda": lambdas, "scores": scores}
+    fit = {"covariances": covariances, "eigenvectors": eigenvectors, "lambda": lambdas}
+    if per_module:
+        return fit | {"scores": scores_by_block}
+    return fit | {"queries": queries_solved, "scores": scores}
