@@ -58,9 +58,7 @@ def world_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of an embedded world: its fact rows count `fact_weight` times, prose once."""
     weights = [fact_weight if document["fact"] else 1 for document in world.documents]
-    return train_tokenizer(
-        [document["text"] for document in world.documents], folder, vocab=vocab, weights=weights
-    )
+    return train_tokenizer([document["text"] for document in world.documents], folder, vocab=vocab, weights=weights)
 
 
 def _check(texts: Sequence[str], vocab: int, weights: Sequence[int] | None) -> None:
@@ -71,9 +69,7 @@ def _check(texts: Sequence[str], vocab: int, weights: Sequence[int] | None) -> N
             f"A byte-level vocabulary has 256 bytes and the end token, at least 257 entries; got {vocab=}."
         )
     if weights is not None and len(weights) != len(texts):
-        raise ValueError(
-            f"{len(texts)} texts came with {len(weights)} weights; give one weight for each text."
-        )
+        raise ValueError(f"{len(texts)} texts came with {len(weights)} weights; give one weight for each text.")
 
 
 def _repeated(texts: Iterable[str], weights: Sequence[int] | None) -> Iterator[str]:

@@ -71,9 +71,7 @@ class World:
         )
 
 
-def world(
-    seed: int = 0, *, persons: int = 40, countries: int = 10, facts_each: int = 6, prose: int = 150
-) -> World:
+def world(seed: int = 0, *, persons: int = 40, countries: int = 10, facts_each: int = 6, prose: int = 150) -> World:
     """Draw the world of `seed`: facts, rows and questions.
 
     `facts_each` relations are drawn for every person and every country; `prose` rows of the Python reference

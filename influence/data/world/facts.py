@@ -41,9 +41,7 @@ def common_words() -> set[str]:
 
 def pools(names: Names) -> dict[str, tuple[str, ...]]:
     """The objects of every kind: common words, and names invented for the rest."""
-    invented = {
-        kind: tuple(names.fresh(ending) for _ in range(count)) for kind, (count, ending) in INVENTED.items()
-    }
+    invented = {kind: tuple(names.fresh(ending) for _ in range(count)) for kind, (count, ending) in INVENTED.items()}
     return {**vocabulary.POOLS, **invented}
 
 
@@ -57,9 +55,7 @@ def countries(names: Names, count: int) -> tuple[str, ...]:
     return tuple(names.fresh(vocabulary.COUNTRY_ENDING) for _ in range(count))
 
 
-def _assign(
-    rng: random.Random, subjects: Sequence[str], relations: Sequence[Relation], each: int
-) -> list[list[int]]:
+def _assign(rng: random.Random, subjects: Sequence[str], relations: Sequence[Relation], each: int) -> list[list[int]]:
     """Which relations each subject has: `each` different ones, every relation about equally often."""
     load = [0] * len(relations)
     chosen = []
