@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from influence.analysis.top import top as top
     from influence.attribution.fit import fit_diagonal as fit_diagonal
     from influence.attribution.fit import fit_ekfac as fit_ekfac
+    from influence.attribution.norm import row_norm as row_norm
     from influence.attribution.rank import rank as rank
-    from influence.attribution.score import row_norm as row_norm
     from influence.attribution.score import score as score
     from influence.cli.job import run as run
     from influence.data.corpus import corpus as corpus
@@ -38,7 +38,7 @@ _HOME = {
     "load": "influence.model.load",
     "queries": "influence.data.queries",
     "rank": "influence.attribution.rank",
-    "row_norm": "influence.attribution.score",
+    "row_norm": "influence.attribution.norm",
     "run": "influence.cli.job",
     "score": "influence.attribution.score",
     "table": "influence.analysis.table",

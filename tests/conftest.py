@@ -5,12 +5,11 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if "PYTEST_XDIST_WORKER" in os.environ:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"  # the models here are tiny, and workers stand side by side
 
-import pytest
-from hypothesis import HealthCheck, settings
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile(
     "influence",
@@ -24,8 +23,7 @@ settings.load_profile("influence")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_per_worker() -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        import torch
+def _one_thread() -> None:
+    import torch
 
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)

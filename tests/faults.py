@@ -43,7 +43,7 @@ def counted(action: Callable[[int, str], None]) -> Iterator[None]:
     plain_open = builtins.open
     saved = {name: getattr(os, name) for name in NAMES}
     try:
-        builtins.open = opening  # type: ignore[assignment]
+        builtins.open = opening
         for name in NAMES:
             setattr(os, name, wrapped(saved[name]))
         yield

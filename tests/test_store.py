@@ -60,6 +60,17 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     assert isinstance(refused.value, ValueError)
 
 
+def test_a_run_without_pieces_takes_any_settings(tmp_path: Path) -> None:
+    with open_run(tmp_path, {"data": "typo.txt", "length": 8}) as run:
+        run.identify(model="abc")
+    with open_run(tmp_path, {"data": "text.txt"}) as run:
+        run.identify(model="xyz")
+        run.write("a.bin", lambda p: p.write_bytes(b"x"))
+    assert read_manifest(tmp_path)["settings"] == {"data": "text.txt", "length": 8}
+    with pytest.raises(OtherSettings):
+        open_run(tmp_path, {"data": "typo.txt"})
+
+
 def test_a_later_stage_adds_its_own_settings(tmp_path: Path) -> None:
     faults.job(tmp_path)
     with open_run(tmp_path, {"queries": "q.jsonl"}) as run:

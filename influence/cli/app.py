@@ -105,10 +105,15 @@ def _quiet() -> None:
     warnings.showwarning = _show_warning
     ours = logging.getLogger("influence")
     if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
+        ours.addHandler(_Words())
     ours.setLevel(logging.INFO)
+
+
+class _Words(logging.Handler):
+    """Log lines as they are, on the stderr of now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

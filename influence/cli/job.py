@@ -86,13 +86,15 @@ def fit(model: Any, *, data: Any, out: str | Path | None = None, progress: bool 
         raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     with _work(out, {"model": model, "data": data, **known, **settings}, progress) as work:
         lm = stages.load_model(work)
-        stages.fit(work, lm, stages.load_rows(work, lm))
+        rows = stages.load_rows(work, lm)
+        stages.keep_settings(work)
+        stages.fit(work, lm, rows)
         folder = work.run.root
     return Result(folder, None, f"influence score {shown(folder)} --queries QUERIES")
 
 
 def score(
-    folder: str | Path,
+    run: str | Path,
     *,
     queries: Any,
     out: str | Path | None = None,
@@ -106,12 +108,12 @@ def score(
     They go into the same directory, or with `out` into another one, which takes the factors over: so one fit serves
     many sets of queries. Where the run was made from live objects (model, data, tokenizer), pass them once more.
     """
-    had = read_manifest(folder)["settings"]
+    had = read_manifest(run)["settings"]
     missing = [name for name in ("model", "data", "tokenizer") if is_live(had.get(name)) and name not in live]
     if missing:
-        raise NotARun(f"{folder} was made from live objects; pass them once more: {', '.join(missing)}")
-    with _work(out or folder, {**had, **live, "queries": queries, "top": top}, progress) as work:
-        stages.take_factors(work, Path(folder))
+        raise NotARun(f"{run} was made from live objects; pass them once more: {', '.join(missing)}")
+    with _work(out or run, {**had, **live, "queries": queries, "top": top}, progress) as work:
+        stages.take_factors(work, Path(run))
         return _scored(work, report)
 
 
@@ -124,8 +126,9 @@ def write_again(folder: str | Path) -> Result:
 
 def _scored(work: Work, report: bool) -> Result:
     lm = stages.load_model(work)
-    rows = stages.load_rows(work, lm)
     queries = stages.load_queries(work, lm)
+    rows = stages.load_rows(work, lm)
+    stages.keep_settings(work)
     factors = stages.fit(work, lm, rows)
     scores = stages.score(work, lm, rows, queries, factors)
     stages.tabulate(work, lm, rows, queries, factors, scores)
@@ -139,7 +142,6 @@ def _work(out: str | Path | None, asked: dict[str, Any], progress: bool) -> Iter
     with open_run(out or place(settings), settings) as opened:
         work = Work(opened, progress, asked)
         stages.versions(work)
-        stages.keep_settings(work)
         yield work
 
 

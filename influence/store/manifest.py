@@ -64,10 +64,10 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def agreed(root: Path, settings: dict[str, Any] | None) -> dict[str, Any]:
     """The manifest on disk if it was made with these settings, with those added that it did not have yet."""
     asked = {} if settings is None else json.loads(as_json(settings, signed=False))
-    if not (root / "manifest.json").exists():
-        empty: dict[str, Any] = {"versions": {}, "hashes": {}, "tracked": {}, "facts": {}, "warnings": []}
-        return {"format": FORMAT, "settings": asked, **empty, "pieces": {}}
-    manifest = read_manifest(root)
+    empty: dict[str, Any] = {"versions": {}, "hashes": {}, "tracked": {}, "facts": {}, "warnings": [], "pieces": {}}
+    manifest = read_manifest(root) if (root / "manifest.json").exists() else {}
+    if not manifest.get("pieces"):  # nothing was made yet: a call with a wrong path binds nobody
+        return {"format": FORMAT, **empty, "settings": {**manifest.get("settings", {}), **asked}}
     had = manifest["settings"]
     changed = {k: (had[k], asked[k]) for k in asked if k in had and had[k] != asked[k]}
     if changed:
