@@ -28,7 +28,7 @@ class Job:
     heads: int = 4
     vocab: int = 2048
     length: int = 128
-    rows: int = 256
+    rows: int = 64
     batch: int = 16
     queries: int = 16
     ragged: bool = False  # rows of different lengths, with prompts that are not scored
@@ -36,6 +36,8 @@ class Job:
     dtype: str = "float32"
     device: str = "cpu"
     seed: int = 0
+    share: float = 1.0  # of the rows, for covariances; ours only
+    weights: str = ""  # a safetensors file to load into the model
 
     @property
     def type(self) -> torch.dtype:
@@ -88,13 +90,31 @@ def network(job: Job, dtype: torch.dtype | None = None) -> nn.Module:
             for parameter in net.parameters():
                 spread = 0.1 if parameter.dim() == 1 else parameter.shape[-1] ** -0.5
                 parameter.add_(spread * torch.randn_like(parameter))
+    if job.weights:
+        from safetensors.torch import load_model
+
+        load_model(net, job.weights)
     return net.to(job.device, dtype or job.type).eval()
 
 
 def tokens(job: Job, count: int, seed: int) -> Tokens:
-    """`count` random rows."""
-    generator = torch.Generator().manual_seed(1000 * job.seed + seed)
+    """`count` random rows: walks through the vocabulary in which few tokens can follow each, so there is something
+    to learn."""
+    generator = torch.Generator().manual_seed(job.seed)
+    followers = torch.randint(3, job.vocab, (job.vocab, 4), generator=generator)
+    generator.manual_seed(1000 * job.seed + seed)
     ids = torch.randint(3, job.vocab, (count, job.length), generator=generator)
+    turns = torch.randint(0, 4, (count, job.length), generator=generator)
+    jumps = torch.rand(count, job.length, generator=generator) < 0.1
+    for place in range(1, job.length):
+        walked = followers[ids[:, place - 1], turns[:, place]]
+        ids[:, place] = torch.where(jumps[:, place], ids[:, place], walked)
+    return masked(job, ids, generator)
+
+
+def masked(job: Job, ids: Tensor, generator: torch.Generator) -> Tokens:
+    """Rows with the lengths and scored tokens that the job asks for."""
+    count = len(ids)
     lengths = torch.full((count,), job.length)
     first = torch.ones(count, dtype=torch.long)
     if job.ragged:
@@ -104,6 +124,22 @@ def tokens(job: Job, count: int, seed: int) -> Tokens:
     inside = place < lengths[:, None]
     scored = inside & (place >= first[:, None])
     return Tokens(ids.masked_fill(~inside, 0), scored, lengths)
+
+
+def train(job: Job, path: Path, steps: int) -> None:
+    """Weights after some steps on other rows of the same kind, so that gradients look like those of a model in use."""
+    from safetensors.torch import save_model
+
+    net = network(job, torch.float32).requires_grad_(True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, betas=(0.9, 0.95))
+    rows = tokens(job, steps * job.batch, 3)
+    for start in range(0, len(rows.ids), job.batch):
+        batch = slice(start, start + job.batch)
+        optimizer.zero_grad()
+        loss = summed_loss(net, rows.ids[batch].to(job.device), rows.labels[batch].to(job.device))
+        (loss / rows.scored[batch].sum()).backward()
+        optimizer.step()
+    save_model(net, str(path))
 
 
 def data(job: Job) -> tuple[Tokens, Tokens]:

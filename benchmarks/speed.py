@@ -1,6 +1,6 @@
 """How long each stage takes, as a ratio to a plain forward and backward, beside kronfluence and bergson.
 
-    python benchmarks/speed.py [--peer-python PATH] [--device cuda] [--dtypes float32 bfloat16] [--json PATH]
+    python benchmarks/speed.py [--peer-python PATH] [--device cuda] [--covariance-rows 1 0.25] [--json PATH]
 
 Every tool runs in a process of its own on one thread, and measures the plain float32 pass (with weight gradients, over
 the same rows) before each of its stages, several times over; a ratio is a median over a median of the same process.
@@ -8,6 +8,8 @@ Tools take turns, `--rounds` times. Times are process times on the CPU and synch
 loading, and for the peers without writing their files where that can be told apart. `total` is covariances + lambda +
 scores, what grows with the rows; the eigendecomposition and the queries' gradients, which do not, stand beside it.
 Peak memory comes from another run without the plain pass: of the process, and above what the open model took.
+Covariances on a share of the rows, and bfloat16, are faster and not exact: the last table says how far the scores move
+on a model after some training.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ import platform
 import statistics
 import sys
 import tempfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from fidelity import fidelity, show
 from jobs import Job
 from launch import run_tool
 
@@ -32,25 +35,32 @@ SHOWN = (*COUNTED, "total", "eigenvectors", "queries")
 Found = dict[str, Any]
 
 
-def measure(job: Job, tools: dict[str, str], rounds: int, repeats: int) -> dict[str, Found]:
-    """Seconds by tool and stage, pooled over the rounds, and the peak memory of each tool."""
+def measure(jobs: dict[str, tuple[str, str, Job]], rounds: int, repeats: int) -> dict[str, Found]:
+    """Seconds by name and stage, pooled over the rounds, and the peak memory. `jobs`: name -> (tool, Python, job)."""
     found: dict[str, Found] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        job.save(folder / "job.json")
         for number in range(rounds):
-            for tool, python in tools.items():
-                print(f"{job.dtype}: {tool}, round {number + 1} of {rounds}", file=sys.stderr)
-                if not run_tool(python, tool, folder, "--repeats", str(repeats)):
+            for name, (tool, python, job) in jobs.items():
+                print(f"{job.dtype}: {name}, round {number + 1} of {rounds}", file=sys.stderr)
+                read = one_run(Path(scratch), tool, python, job, "--repeats", str(repeats))
+                if read is None:
                     continue
-                read = json.loads((folder / f"{tool}.json").read_text())
-                one = found.setdefault(tool, {"torch": read["torch"], "seconds": {}})
+                one = found.setdefault(name, {"torch": read["torch"], "seconds": {}})
                 for stage, values in read["times"].items():
                     one["seconds"].setdefault(stage, []).extend(values)
-        for tool, one in found.items():
-            run_tool(tools[tool], tool, folder, "--what", "memory")
-            one["memory"] = json.loads((folder / f"{tool}.json").read_text())["memory"]
+        for name, one in found.items():
+            read = one_run(Path(scratch), *jobs[name], "--what", "memory")
+            one["memory"] = read["memory"] if read else {}
+            one["ratios"] = ratios(one["seconds"])
     return found
+
+
+def one_run(folder: Path, tool: str, python: str, job: Job, *options: str) -> Found | None:
+    """What one process measured; None where the tool is not installed."""
+    job.save(folder / "job.json")
+    if not run_tool(python, tool, folder, *options):
+        return None
+    return json.loads((folder / f"{tool}.json").read_text())
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -71,7 +81,7 @@ def table(results: dict[str, dict[str, Found]]) -> str:
             values = "".join(f"{one['ratios'][name]:13.2f}" for name in SHOWN)
             plain = statistics.median(one["seconds"]["plain"])
             memory = f"{one['memory']['peak']:11.0f}{one['memory']['above_start']:8.0f}"
-            lines.append(f"{dtype:10}{tool:13}{values}{plain:11.2f}{memory}")
+            lines.append(f"{dtype:10}{tool:18}{values}{plain:11.2f}{memory}")
     return "\n".join(lines)
 
 
@@ -81,8 +91,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each tool gets a turn")
-    parser.add_argument("--repeats", type=int, default=2, help="measurements of every stage in one turn")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each tool gets a turn")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of every stage in one turn")
+    parser.add_argument("--covariance-rows", nargs="+", type=float, default=(1.0, 0.25), help="shares; ours only")
+    parser.add_argument("--fidelity", type=int, default=128, help="rows for the error of the scores; 0 leaves it out")
     parser.add_argument("--json", type=Path, help="write every measurement here as well")
     for field in fields(Job):
         if field.type == "int":
@@ -90,26 +102,38 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def variants(given: argparse.Namespace, dtype: str, sizes: dict[str, int]) -> dict[str, tuple[str, str, Job]]:
+    """Name -> (tool, Python, job): ours once for every share of rows, and the peers."""
+    jobs = {}
+    for tool in given.tools:
+        job = Job(**sizes, dtype=dtype, device=given.device)
+        if tool != "ours":
+            jobs[tool] = (tool, given.peer_python, job)
+            continue
+        for share in given.covariance_rows:
+            name = "ours" if share == 1 else f"ours, {share:g} rows"
+            jobs[name] = (tool, sys.executable, replace(job, share=share))
+    return jobs
+
+
 def main() -> None:
     given = arguments()
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda was asked for, but torch sees no GPU here; leave it out to measure the CPU")
+    torch.set_num_threads(1)
     sizes = {field.name: getattr(given, field.name) for field in fields(Job) if field.type == "int"}
-    tools = {tool: sys.executable if tool == "ours" else given.peer_python for tool in given.tools}
-    results: dict[str, dict[str, Found]] = {}
-    for dtype in given.dtypes:
-        job = Job(**sizes, dtype=dtype, device=given.device)
-        results[dtype] = measure(job, tools, given.rounds, given.repeats)
-        for one in results[dtype].values():
-            one["ratios"] = ratios(one["seconds"])
-    report = {
-        "job": asdict(job) | {"dtype": list(given.dtypes)},
-        "machine": {"processor": platform.processor() or platform.machine(), "gpu": gpu(given.device)},
-        "results": results,
+    job = Job(**sizes, device=given.device)
+    report: Found = {"job": asdict(job), "machine": {"processor": platform.machine(), "gpu": gpu(given.device)}}
+    report["results"] = {
+        dtype: measure(variants(given, dtype, sizes), given.rounds, given.repeats) for dtype in given.dtypes
     }
     print(f"{job.rows} rows of {job.length} tokens, batch {job.batch}, {job.queries} queries, {given.device}")
     print("each stage over a plain float32 forward and backward over the same rows\n")
-    print(table(results))
+    print(table(report["results"]))
+    if given.fidelity and "ours" in given.tools:
+        report["fidelity"] = fidelity(replace(job, rows=given.fidelity), given.dtypes, given.covariance_rows)
+        print(f"\nscores on {given.fidelity} rows against float32 with covariances on all of them\n")
+        print(show(report["fidelity"]))
     if given.json:
         given.json.write_text(json.dumps(report, indent=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
     common: dict[str, Any] = {"batch_size": job.batch, "dtype": kind, "progress": False}
     found: dict[str, Any] = {}
 
+    some = rows.select(range(math.ceil(job.share * len(rows))))
+
     def covariances() -> None:
-        found["A"] = fit_covariance(lm, rows, measure, **common)
+        found["A"] = fit_covariance(lm, some, measure, **common)
 
     def eigenvectors() -> None:
         found["Q"] = ekfac.eigenbasis(found["A"], shapes)
