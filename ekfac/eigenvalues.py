@@ -56,7 +56,7 @@ def coordinates(a: Tensor, g: Tensor, basis_in: Tensor | None, basis_out: Tensor
         a = into(a, basis_in)
     if tokens_out:
         g = into(g, basis_out)
-    product = torch.bmm(g.mT, a)
+    product = torch.bmm(a.mT, g).mT  # this order is the faster one on CPUs
     if not tokens_in:
         product = into(product, basis_in)
     if not tokens_out:
@@ -66,8 +66,10 @@ def coordinates(a: Tensor, g: Tensor, basis_in: Tensor | None, basis_out: Tensor
 
 def update(state: Eigenvalues, turned: Tensor) -> Eigenvalues:
     """Add the coordinates (b o i) of some sequences; the sums change in place, and `turned` is used up."""
-    squares = turned.square_()
-    state.total.add_(squares.sum(0))
+    flat = turned.mT if turned.mT.is_contiguous() else turned  # sums run along memory
+    squares = flat.square_()
+    summed = squares.sum(0)
+    state.total.add_(summed if flat is turned else summed.mT)
     traces = squares.flatten(1).sum(1).double()
     state.trace.add_(traces.sum())
     state.trace_squared.add_(traces.square().sum())

@@ -18,6 +18,7 @@ from influence.attribution.gradients import query_gradients
 from influence.attribution.norm import row_norm as norm_of_rows
 from influence.attribution.passes import chunks, compute_dtype, device_of, require_finite, watched
 from influence.grads import dense
+from influence.grads import queries as queries_in
 from influence.model.batches import batches
 from influence.model.capture import capture
 from influence.model.loss import Measure, log_p
@@ -102,8 +103,8 @@ def contract(
     progress: bool = True,
 ) -> Collected:
     """One pass over the rows: ⟨V, Σ_t g_t a_tᵀ⟩ per query, row and whatever `per` names."""
-    v = {name: dense(value) if dtype is None else dense(value).to(dtype) for name, value in solved.items()}
-    q = len(next(iter(v.values())))
+    q = queries_in(solved)
+    v = {name: dense(value).to(dtype).mT.contiguous() for name, value in solved.items()}  # (q i o)
     collected = keep_all(lm, rows, q, per) if top is None else keep_top(lm, rows, q, per, top)
     product = _token_products if "token" in per else _row_products
     parts: dict[str, Tensor] = {}
@@ -125,14 +126,14 @@ def contract(
 def _row_products(block: Block, pair: Pair, v: Tensor, t: int) -> Tensor:
     """(q b) by the sequences' gradients."""
     found = [
-        torch.bmm(pair.g[part].mT, pair.a[part]).flatten(1) @ v.flatten(1).T for part in chunks(block, len(pair.a))
+        torch.bmm(pair.a[part].mT, pair.g[part]).flatten(1) @ v.flatten(1).T for part in chunks(block, len(pair.a))
     ]
     return torch.cat(found).T
 
 
 def _token_products(block: Block, pair: Pair, v: Tensor, t: int) -> Tensor:
     """(q b t) as g_tᵀ V a_t, without any sequence's gradient."""
-    found = torch.stack([((pair.g @ one) * pair.a).sum(-1) for one in v])
+    found = torch.stack([((pair.a @ one) * pair.g).sum(-1) for one in v])
     if pair.position is None:
         return found
     laid = found.new_zeros(*found.shape[:2], t + 1)  # unused entries have position −1: the last place
