@@ -7,6 +7,7 @@ def demo(
     sizes: tuple[str, ...] = ("d32", "d96", "d128"),
     seed: int = 0,
     queries: int = 40,
+    tokens: int | None = None,
     progress: bool = True,
 ) -> None:
     """Train small models on a world of invented facts, trace what they say, compare with baselines.
@@ -18,8 +19,9 @@ def demo(
         sizes: Models to train, smallest first: d32, d96, d128, d192.
         seed: Of the world, the weights and the order of training.
         queries: Learned facts that are asked for in a phrasing that was held out.
+        tokens: Seen in training; default as many as the trainer sees.
         progress: Show progress bars.
     """
     from influence.cli import planted
 
-    print(planted.demo(out, sizes=sizes, seed=seed, queries=queries, progress=progress))
+    print(planted.demo(out, sizes=sizes, seed=seed, queries=queries, tokens=tokens, progress=progress))

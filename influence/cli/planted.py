@@ -61,12 +61,14 @@ def demo(
     sizes: Sequence[str] = ("d32", "d96", "d128"),
     seed: int = 0,
     queries: int = 40,
+    tokens: int | None = None,
     progress: bool = True,
 ) -> Demo:
     """Train models of `sizes` on the embedded world of `seed`, run the main job on each, score retrieval.
 
-    Everything is kept under `out`: `world/`, `models/SIZE`, and a run for each size. Raises ValueError for an unknown
-    size, for fewer than one query, and where a model learned no fact; else what training and `influence.run` raise.
+    `tokens` are seen in training, by default as many as the trainer sees. Everything is kept under `out`: `world/`,
+    `models/SIZE`, and a run for each size. Raises ValueError for an unknown size, for fewer than one query, and where
+    a model learned no fact; else what training and `influence.run` raise.
     """
     from influence.data.world import world
 
@@ -74,7 +76,7 @@ def demo(
         raise ValueError(f"got {queries=} and {sizes=}; ask for at least one query and one size")
     root, drawn = Path(out), world(seed)
     corpus = _keep(root / "world" / "corpus.jsonl", [dict(one) for one in drawn.documents])
-    models = _train(root, drawn, sizes, seed, progress)
+    models = _train(root, drawn, sizes, {"seed": seed, **({} if tokens is None else {"tokens": tokens})}, progress)
     tables: list[pd.DataFrame] = []
     for size, model in zip(sizes, models, strict=True):
         asked = _learned(model, drawn, queries, seed)
@@ -99,7 +101,7 @@ def demo(
     return Demo(Result(opened.root, page, f"influence score {root / sizes[-1]} --queries QUERIES --out OTHER"))
 
 
-def _train(root: Path, drawn: World, sizes: Sequence[str], seed: int, progress: bool) -> list[Trained]:
+def _train(root: Path, drawn: World, sizes: Sequence[str], options: dict[str, Any], progress: bool) -> list[Trained]:
     from influence.data.tokenizer import world_tokenizer
     from influence.data.world import world_rows
     from influence.model.sizes import SIZES, neox
@@ -108,7 +110,7 @@ def _train(root: Path, drawn: World, sizes: Sequence[str], seed: int, progress: 
     folder = root / "models" / "tokenizer"
     tokenizer = world_tokenizer(drawn, folder)
     jobs = [
-        Job(root / "models" / size, neox(size, len(tokenizer)), {"lr": SIZES[size].lr, "seed": seed}) for size in sizes
+        Job(root / "models" / size, neox(size, len(tokenizer)), {**options, "lr": SIZES[size].lr}) for size in sizes
     ]
     log.info("training %s on %d rows", ", ".join(sizes), len(drawn.documents))
     # the longest first, so that the two processes end at about the same time
