@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ class Factors(Mapping[str, Factor]):
     def __repr__(self) -> str:
         count = max((f.count for f in self.values()), default=0)
         return f"Factors({self.how.get('curvature', 'ekfac')}: {len(self)} blocks fitted on {count} sequences)"
+
+    def _repr_html_(self) -> str:
+        lines = "".join(
+            f"<tr><td>{escape(name)}</td><td>{one.eigenvalues.shape[0]} × {one.eigenvalues.shape[1]}</td>"
+            f"<td>{one.mean:.3g}</td></tr>"
+            for name, one in self.items()
+        )
+        head = "<tr><th>block</th><th>o × i</th><th>mean Λ</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{lines}</table>"
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file with a checksum; see `ekfac.save`."""

@@ -6,8 +6,10 @@ o outputs, q queries, r rank, l layers, n training sequences.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -79,6 +81,11 @@ class LM:
         return f"{kind}: {self.n_layers} layers, {len(self.blocks)} blocks; tracked {self.tracked}"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        kinds = Counter(block.kind for block in self.blocks)
+        lines = "".join(f"<tr><td>{kind}</td><td>{count}</td></tr>" for kind, count in kinds.items())
+        return f"<p>{escape(str(self))}</p><table><tr><th>kind</th><th>blocks</th></tr>{lines}</table>"
 
 
 class Batch(NamedTuple):

@@ -64,6 +64,7 @@ def load(
 
 
 def _open(name: str, revision: str | None, dtype: Any, device: str | None, trust: bool) -> nn.Module:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if Path(name).is_dir() and (Path(name) / "adapter_config.json").exists():
@@ -72,7 +73,7 @@ def _open(name: str, revision: str | None, dtype: Any, device: str | None, trust
         net = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, dtype=_dtype(dtype), trust_remote_code=trust, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadModel(f"cannot open a causal language model from {name!r}: {error}") from error
     return net.to(device or _default_device())
 
