@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs import Job
+from jobs import Job, data, network
 from launch import run_tool
 
 CASE = Job(
@@ -92,10 +92,23 @@ def show(report: dict[str, Any]) -> bool:
     return agreed
 
 
+def record(folder: Path, path: Path) -> None:
+    """Keep the case and kronfluence's scores in one small file, from which the test suite checks agreement."""
+    from safetensors.torch import load_file, save_file
+
+    rows, queries = data(CASE)
+    kept = {f"weights/{name}": value.float() for name, value in network(CASE).state_dict().items()}
+    for name, part in (("rows", rows), ("queries", queries)):
+        kept |= {f"{name}/ids": part.ids, f"{name}/scored": part.scored, f"{name}/lengths": part.lengths}
+    kept |= {f"scores/{name}": value for name, value in load_file(folder / "kronfluence.safetensors").items()}
+    save_file({name: value.contiguous() for name, value in kept.items()}, path, {"peer": "kronfluence 1.0.1"})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has kronfluence and bergson")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--record", type=Path, help="keep the case and kronfluence's scores for the test suite")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -107,6 +120,8 @@ def main() -> None:
         ):
             run_tool(python, tool, folder, "--what", "scores")
         report = compare(folder)
+        if given.record:
+            record(folder, given.record)
     agreed = show(report)
     if given.json:
         given.json.write_text(json.dumps(report, indent=1))

@@ -66,13 +66,15 @@ def times(job: Job, stages: Stages, repeats: int) -> dict[str, list[float]]:
     return found
 
 
-def memory(job: Job, stages: Stages) -> dict[str, float]:
-    """Peak of all stages once, in MiB, and how far that is above what the open model took."""
+def memory(job: Job, stages: Stages) -> dict[str, Any]:
+    """Peak of all stages once, in MiB, how far that is above what the open model took, and the peak up to each."""
     gc.collect()
     before = resident(job.device)
-    for call in stages.values():
+    reached = {}
+    for name, call in stages.items():
         call()
-    return {"peak": peak(job.device), "above_start": peak(job.device) - before}
+        reached[name] = peak(job.device)
+    return {"peak": peak(job.device), "above_start": peak(job.device) - before, "up_to": reached}
 
 
 def main() -> None:

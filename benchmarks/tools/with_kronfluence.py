@@ -81,7 +81,7 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
     net = network(job)
     modules = [n for n, m in net.named_modules() if isinstance(m, nn.Linear) and ".layers." in n]
     task = LanguageTask(modules)
-    net = prepare_model(net, task)
+    net = prepare_model(net, task).to(job.device)
     state = State(cpu=job.device == "cpu")
     factor_args, score_args = _arguments(job, per_module)
     rows, queries = data(job)
