@@ -20,7 +20,7 @@ import pytest
 
 import ekfac
 import influence
-from influence.cli import job, parts
+from influence.cli import fitting, job, parts
 from influence.store import OtherSettings, Run, read_log, read_manifest
 
 
@@ -46,6 +46,7 @@ def in_parts(given: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("parts") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "ROWS", ROWS)
+        patch.setattr(fitting, "ROWS", ROWS)
         again(given, out)
     return job_case.numbers(out)
 
@@ -118,15 +119,30 @@ def test_the_manifest_says_what_was_asked_and_from_what(given: dict[str, str], w
     assert stages == ["model", "queries", "rows", "factors", "scores", "tables", "tokens", "report"]
 
 
-def test_parts_change_nothing_but_the_last_digits(whole: Path, in_parts: dict[str, bytes], tmp_path: Path) -> None:
-    for name, data in in_parts.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    one, many = parts.from_zarr(whole / "scores.zarr"), parts.from_zarr(tmp_path / "scores.zarr")
+def test_scoring_in_parts_changes_nothing_but_the_last_digits(
+    given: dict[str, str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "ROWS", ROWS)
+    again(given, tmp_path / "run")
+    one, many = parts.from_zarr(whole / "scores.zarr"), parts.from_zarr(tmp_path / "run" / "scores.zarr")
     np.testing.assert_allclose(many.values, one.values, rtol=1e-4, atol=1e-9)
     np.testing.assert_allclose(many["row_norm"], one["row_norm"], rtol=1e-6)
     np.testing.assert_array_equal(many["row"], one["row"])
     assert many.attrs == one.attrs
+
+
+def test_factors_in_parts_are_those_of_one_pass(whole: Path, in_parts: dict[str, bytes], tmp_path: Path) -> None:
+    """Sums agree to rounding; directions of nearly equal eigenvalues are free, so single Λ are not compared."""
+    (tmp_path / "ekfac.safetensors").write_bytes(in_parts["factors/ekfac.safetensors"])
+    one, many = ekfac.load(whole / "factors" / "ekfac.safetensors"), ekfac.load(tmp_path / "ekfac.safetensors")
+    assert many.how["rows"] == one.how["rows"] and list(many) == list(one)
+    for name, factor in one.items():
+        other = many[name]
+        assert (other.count, other.positions) == (factor.count, factor.positions)
+        assert other.mean == pytest.approx(factor.mean, rel=1e-5)
+        for part in ("values_in", "values_out"):
+            x, y = getattr(other, part).numpy(), getattr(factor, part).numpy()
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6 * y.max())
 
 
 def test_the_same_run_in_another_place_has_the_same_bytes(given: dict[str, str], whole: Path, tmp_path: Path) -> None:
@@ -162,6 +178,9 @@ def dying(name: str, before: bool) -> Callable[[Run, str, Any], Path]:
     ("name", "before"),
     [
         ("tables/rows.parquet", False),
+        ("parts/covariance.safetensors", False),
+        ("parts/eigenvalues.safetensors", True),
+        ("parts/eigenvalues.safetensors", False),
         ("factors/ekfac.safetensors", True),
         ("parts/scores-00001.safetensors", False),
         ("scores.zarr", True),
@@ -178,13 +197,14 @@ def test_interrupted_anywhere_the_same_call_ends_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parts, "ROWS", ROWS)
+    monkeypatch.setattr(fitting, "ROWS", ROWS)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "write", dying(name, before))
         again(given, tmp_path / "run")
     again(given, tmp_path / "run")
     assert job_case.numbers(tmp_path / "run") == in_parts
     resumed = {event["piece"] for event in read_log(tmp_path / "run") if event["event"] == "resumed"}
-    assert ("factors/ekfac.safetensors" in resumed) == (name.startswith(("scores", "parts", "tables/tokens")))
+    assert ("factors/ekfac.safetensors" in resumed) == (name.startswith(("scores", "parts/scores", "tables/tokens")))
 
 
 def test_killed_for_real_it_goes_on(given: dict[str, str], whole: Path, tmp_path: Path) -> None:

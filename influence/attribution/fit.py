@@ -65,10 +65,10 @@ def fit_ekfac(
     Raises:
         BadRows, NotFinite, ekfac.BadFactor: for rows that cannot be scored, and for values that are not finite.
     """
-    measure = _measure(labels, seed)
+    measure = measure_of(labels, seed)
     kind = compute_dtype(dtype)
     if basis is None:
-        chosen = _some_rows(rows, covariance_rows, seed)
+        chosen = some_rows(rows, covariance_rows, seed)
         state = fit_covariance(lm, chosen, measure, splits=splits, batch_size=batch_size, dtype=kind, progress=progress)
         bases = ekfac.eigenbasis(state, shapes(lm))
     else:
@@ -84,7 +84,9 @@ def fit_ekfac(
         dtype=kind,
         progress=progress,
     )
-    return ekfac.factors(bases, fitted, _how(rows, labels, seed, covariance_rows, splits, kind))
+    return ekfac.factors(
+        bases, fitted, how(rows, labels=labels, seed=seed, covariance_rows=covariance_rows, splits=splits, dtype=kind)
+    )
 
 
 def fit_diagonal(
@@ -100,9 +102,9 @@ def fit_diagonal(
     """The diagonal of the same matrix, as factors in the standard basis; arguments as `fit_ekfac`."""
     kind = compute_dtype(dtype)
     state = fit_eigenvalues(
-        lm, rows, _measure(labels, seed), None, batch_size=batch_size, dtype=kind, progress=progress
+        lm, rows, measure_of(labels, seed), None, batch_size=batch_size, dtype=kind, progress=progress
     )
-    return ekfac.diagonal(state, _how(rows, labels, seed, 0.0, 1, kind))
+    return ekfac.diagonal(state, how(rows, labels=labels, seed=seed, covariance_rows=0.0, splits=1, dtype=kind))
 
 
 def fit_covariance(
@@ -174,7 +176,8 @@ def _turns(
     return lambda block, a, g: eigenvalues.coordinates(a, g, *pairs[block.name])
 
 
-def _measure(labels: str, seed: int) -> Measure:
+def measure_of(labels: str, seed: int) -> Measure:
+    """The measurement whose gradients are averaged, by the name of its labels."""
     if labels == "sampled":
         return sampled_log_p(seed)
     if labels == "data":
@@ -182,7 +185,8 @@ def _measure(labels: str, seed: int) -> Measure:
     raise ValueError(f"labels is {labels!r}; give 'sampled' (true Fisher) or 'data' (empirical Fisher)")
 
 
-def _some_rows(rows: Rows, share: float, seed: int) -> Rows:
+def some_rows(rows: Rows, share: float, seed: int) -> Rows:
+    """This share of the rows, drawn by the seed, in their order."""
     if not 0 < share <= 1:
         raise ValueError(f"covariance_rows is {share}; it is a share of the rows, above 0 and at most 1")
     if share == 1 or len(rows) == 0:
@@ -216,15 +220,11 @@ def _shuffled(items: list[Any], seed: int) -> list[Any]:
     return [items[k] for k in np.random.default_rng(seed).permutation(len(items))]
 
 
-def _how(rows: Rows, labels: str, seed: int, share: float, splits: int, dtype: torch.dtype | None) -> dict[str, Any]:
-    return {
-        "labels": labels,
-        "seed": seed,
-        "rows": len(rows),
-        "covariance_rows": share,
-        "splits": splits,
-        "dtype": "the model's" if dtype is None else str(dtype).removeprefix("torch."),
-    }
+def how(rows: Rows, *, dtype: str | torch.dtype | None, **settings: Any) -> dict[str, Any]:
+    """How factors were fitted, as their record keeps it."""
+    kept = {name: settings[name] for name in ("labels", "seed", "covariance_rows", "splits")}
+    kind = "the model's" if dtype is None else str(dtype).removeprefix("torch.")
+    return {**kept, "rows": len(rows), "dtype": kind}
 
 
 __all__ = ["BadRows", "fit_covariance", "fit_diagonal", "fit_eigenvalues", "fit_ekfac"]

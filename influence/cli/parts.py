@@ -44,10 +44,10 @@ def scored(run: Run, lm: LM, rows: Rows, queries: Rows, solver: EKFACSolver, opt
     return xarray.concat(found, "row", combine_attrs="override") if len(found) > 1 else found[0]
 
 
-def forget(run: Run) -> None:
-    """Drop the parts once the whole is there."""
+def forget(run: Run, *starts: str) -> None:
+    """Drop the parts whose names start so, once the whole is there."""
     for name in run.manifest["pieces"]:
-        if name.startswith("parts/"):
+        if name.startswith(starts):
             run.drop(name)
 
 

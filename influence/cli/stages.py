@@ -185,16 +185,17 @@ def load_queries(work: Work, lm: LM) -> Rows:
 def fit(work: Work, lm: LM, rows: Rows) -> ekfac.Factors:
     """The factors: read where they are whole, fitted and saved where not."""
     import ekfac
-    from influence.attribution.fit import fit_ekfac
     from influence.attribution.passes import device_of
-    from influence.cli import tables
+    from influence.cli import fitting, parts, tables
 
     asked = work.asked
 
     def compute() -> ekfac.Factors:
-        return fit_ekfac(lm, rows, dtype=asked["compute_dtype"], progress=work.progress, **work.settings(FITTED))
+        options = {"dtype": asked["compute_dtype"], "progress": work.progress, **work.settings(FITTED)}
+        return fitting.fitted(work.run, lm, rows, options)
 
     factors = ekfac.load(ensure(work, "factors", FACTORS, compute, ekfac.save), device=device_of(lm))
+    parts.forget(work.run, "parts/covariance", "parts/eigenvalues")
     count = max((one.count for one in factors.values()), default=0)
     work.run.note(labels=asked["labels"], seed=asked["seed"], damping=asked["damping"], factor_rows=count)
     ensure_table(work, "blocks", lambda: tables.blocks(lm, factors, asked["damping"]))
@@ -214,7 +215,7 @@ def score(work: Work, lm: LM, rows: Rows, queries: Rows, factors: ekfac.Factors)
         return parts.scored(work.run, lm, rows, queries, solver, options)
 
     path = ensure(work, "scores", SCORES, compute, parts.to_zarr)
-    parts.forget(work.run)
+    parts.forget(work.run, "parts/scores")
     return parts.from_zarr(path)
 
 
@@ -246,7 +247,9 @@ def report(work: Work) -> Path | None:
     work.run.drop(REPORT)
     with stage(work, "report"):
         try:
-            return work.run.write(REPORT, lambda temporary: write_report(work.run.root, temporary))
+            return work.run.write(
+                REPORT, lambda temporary: write_report(work.run.root, temporary, progress=work.progress)
+            )
         except ImportError as error:
             warnings.warn(f"no report: {error}", stacklevel=2)
             return None
