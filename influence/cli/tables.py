@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 TOLD = ("source", "fact", "form", "style")
 ALTERNATIVES = ("exponential", "lognormal", "stretched_exponential")  # the fourth takes most of a second per query
-TOGETHER = 8  # queries whose top rows are scored by token in one pass
-EMPTY = {"query": "int64", "row": "int64", "position": "int64", "token": "object", "score": "float64"}
+EMPTY: dict[str, list[int]] = {name: [] for name in ("query", "row", "position", "token", "score", "by_layer")}
 
 
 def rows(found: Rows) -> pd.DataFrame:
@@ -58,32 +57,28 @@ def tokens(
     row, query = columns(found)[2], columns(asked)[2]
     where = {int(one): place for place, one in enumerate(row)}
     parts = []
-    for start in range(0, len(query), TOGETHER):
-        some = range(start, min(start + TOGETHER, len(query)))
-        pairs = best[best["query"].isin(query[list(some)])][["query", "row"]].drop_duplicates()
-        if len(pairs):
-            few = found.select(sorted(where[int(one)] for one in pairs["row"].unique()))
-            scores = score(
-                lm, few, asked.select(some), solver, per=("layer", "token"), n=len(found), progress=False, **options
-            )
-            parts += _token_lines(lm, few, pairs, scores)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(EMPTY, index=[]).assign(by_layer=[])
+    for number, one in enumerate(query):  # alone: queries share few of their top rows
+        wanted = best.loc[best["query"] == one, "row"].unique()
+        if len(wanted):
+            few = found.select(sorted(where[int(row)] for row in wanted))
+            alone = asked.select([number])
+            scores = score(lm, few, alone, solver, per=("layer", "token"), n=len(found), progress=False, **options)
+            parts += _token_lines(lm, few, int(one), scores)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(EMPTY)
 
 
-def _token_lines(lm: LM, few: Rows, pairs: pd.DataFrame, scores: Scores) -> list[pd.DataFrame]:
+def _token_lines(lm: LM, few: Rows, query: int, scores: Scores) -> list[pd.DataFrame]:
     from influence.data.words import words
     from influence.model.batches import columns
 
     ids, _, row = columns(few)
-    place = {int(one): k for k, one in enumerate(row)}
-    number = {int(one): k for k, one in enumerate(scores["query"].values)}
-    shown = [token_texts(words(lm).tokenizer, one.tolist()) for one in ids]
-    values = scores.transpose("query", "row", "token", "layer").values.astype(np.float64)
+    tokenizer = words(lm).tokenizer
+    values = scores.sel(query=query).transpose("row", "token", "layer").values.astype(np.float64)
     lines = []
-    for query, one in pairs.itertuples(index=False):
-        at = place[int(one)]
-        part = values[number[int(query)], at, : len(ids[at])]
-        line = {"query": query, "row": one, "position": np.arange(len(part)), "token": shown[at]}
+    for one, tokens, part in zip(row, ids, values, strict=True):
+        part = part[: len(tokens)]
+        line = {"query": query, "row": one, "position": np.arange(len(tokens))}
+        line["token"] = token_texts(tokenizer, tokens.tolist())
         lines.append(pd.DataFrame({**line, "score": part.sum(1), "by_layer": list(part)}))
     return lines
 
