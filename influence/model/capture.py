@@ -119,7 +119,7 @@ def _install(
         if block in bare:
             continue
         hook = _embed_hook(block, state) if block.kind == "embed" else _module_hook(block, state)
-        handle = modules[block.name].register_forward_hook(hook)
+        handle = modules[block.name].register_forward_hook(hook, with_kwargs=True)
         stack.callback(handle.remove)
     if not bare:
         return None
@@ -138,37 +138,77 @@ def _applies_itself(module: nn.Module) -> bool:
 
 
 def _module_hook(block: Block, state: _Pass) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if state.batch is None or not torch.is_grad_enabled():
             return None
-        return _watch(block, args[0], output, state)
+        return _watch(block, _only_input(args, kwargs), output, state)
 
     return hook
 
 
 def _embed_hook(block: Block, state: _Pass) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if state.batch is None or not torch.is_grad_enabled():
             return None
-        return _watch(block, F.one_hot(args[0], block.d_in).to(output.dtype), output, state)
+        tokens = F.one_hot(_only_input(args, kwargs), block.d_in)
+        return _watch(block, tokens.to(output.dtype), output, state)
 
     return hook
+
+
+def _only_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The input of a linear map, however it was passed."""
+    return args[0] if args else next(iter(kwargs.values()))
 
 
 def _watch(block: Block, a: Tensor, out: Tensor, state: _Pass, tokens: Tensor | None = None) -> Tensor:
     if block.name in state.seen and tokens is None:
         raise RuntimeError(f"{block.name} runs twice in one forward pass, which is not supported; leave it out by name")
     state.seen.append(block.name)
+    if tokens is None:
+        _check_layout(block, a, state)
     if not out.requires_grad:
         out = out.detach().requires_grad_()
     a = a.detach()
+    version = a._version
 
     def deliver(g: Tensor) -> None:
         assert state.use is not None
+        if a._version != version:
+            raise RuntimeError(
+                f"the input of {block.name} is overwritten later in the forward pass; leave it out by name"
+            )
         state.use(block, _pair(block, a, g, state, tokens))
 
-    out.register_hook(deliver)
-    return out
+    return _Tap.apply(out, deliver)
+
+
+class _Tap(torch.autograd.Function):
+    """Passes an output on and its gradient to `deliver`.
+
+    A tensor hook would not do: outputs of linear maps are views, whose hooks see the gradient AFTER an operation in
+    place that follows (ReLU(inplace=True)). Nothing saves a linear map's output, so sharing its memory is safe.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, deliver: Callable[[Tensor], None]) -> Tensor:
+        ctx.deliver = deliver
+        return out.data
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        ctx.deliver(g)
+        return g, None
+
+
+def _check_layout(block: Block, a: Tensor, state: _Pass) -> None:
+    assert state.keep is not None
+    b, t = state.keep.shape
+    if tuple(a.shape[:-1]) not in ((b, t), (b * t,)):
+        raise RuntimeError(
+            f"{block.name} saw an input of shape {tuple(a.shape)}, but expected is (sequence, position, width) = "
+            f"({b}, {t}, {a.shape[-1]}) or with the first two flattened; leave this block out by name"
+        )
 
 
 def _pair(block: Block, a: Tensor, g: Tensor, state: _Pass, tokens: Tensor | None) -> Pair:
