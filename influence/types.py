@@ -105,7 +105,7 @@ class Pair(NamedTuple):
 
     a: Tensor  # (b t i)
     g: Tensor  # (b t o)
-    count: int | None = None  # positions that count, default all
+    counted: int | None = None  # positions that count, default all
     position: Tensor | None = None
 
 

@@ -121,7 +121,7 @@ def fit_covariance(
     state = covariance.init(shapes(lm), splits=splits, dtype=state_dtype(lm), device=device_of(lm))
 
     def use(block: Block, pair: Pair) -> None:
-        state[block.name] = covariance.update(state[block.name], pair.a, pair.g, pair.count)
+        state[block.name] = covariance.update(state[block.name], pair.a, pair.g, pair.counted)
 
     with capture(lm, dtype=dtype) as run:
         for places, batch in watched(batches(rows, batch_size, device_of(lm)), "covariances", len(rows), progress):

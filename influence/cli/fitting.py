@@ -78,7 +78,8 @@ def _write(state: Mapping[str, Any], done: int, path: Path) -> None:
     from safetensors.torch import save_file
     from torch import Tensor
 
-    tensors, numbers = {}, {}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for name, one in state.items():
         values = {field.name: getattr(one, field.name) for field in fields(one)}
         tensors |= {f"{name}/{key}": value.cpu() for key, value in values.items() if isinstance(value, Tensor)}

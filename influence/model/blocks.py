@@ -91,7 +91,7 @@ def _module_map(name: str, path: str, layer: int, module: nn.Module) -> LinearMa
     if isinstance(module, nn.Linear):
         d_out, d_in = module.out_features, module.in_features
     elif is_conv1d(module):
-        d_in, d_out = module.weight.shape  # type: ignore[union-attr,assignment]
+        d_in, d_out = module.get_parameter("weight").shape
     elif re.search(r"router|gate", type(module).__name__, re.I) and getattr(weight, "ndim", 0) == 2:
         d_out, d_in = weight.shape  # type: ignore[union-attr]
     else:
@@ -134,14 +134,13 @@ def _inside_layers(net: nn.Module) -> Iterator[LinearMap]:
 
 def embeddings(net: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     """`embed` and `unembed` with their paths, as far as the model names them."""
-    found = {}
+    found: dict[str, tuple[str, nn.Module]] = {}
     for kind, getter in (("embed", "get_input_embeddings"), ("unembed", "get_output_embeddings")):
         try:
             module = getattr(net, getter)() if hasattr(net, getter) else None
         except (NotImplementedError, AttributeError):
             module = None
-        names = [name for name, m in net.named_modules() if m is module and module is not None]
-        if names:
+        if module is not None and (names := [name for name, m in net.named_modules() if m is module]):
             found[kind] = (names[0], module)
     return found
 

@@ -84,7 +84,7 @@ def capture(
 
 
 def _weights(net: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    own = dict(net.named_parameters(remove_duplicate=False))
+    own: dict[str, Tensor] = dict(net.named_parameters(remove_duplicate=False))
     if dtype is None or all(p.dtype == dtype for p in own.values()):
         return own
     return {name: p.detach().to(dtype) if p.is_floating_point() else p for name, p in own.items()}
@@ -196,7 +196,7 @@ class _Tap(torch.autograd.Function):
         return out.data
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         ctx.deliver(g)
         return g, None
 

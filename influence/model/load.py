@@ -75,7 +75,8 @@ def _open(name: str, revision: str | None, dtype: Any, device: str | None, trust
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadModel(f"cannot open a causal language model from {name!r}: {error}") from error
-    return net.to(device or _default_device())
+    moved: nn.Module = net.to(device or _default_device())  # type: ignore[arg-type]
+    return moved
 
 
 def _open_adapter(name: str, revision: str | None, dtype: Any, device: str | None, trust: bool) -> nn.Module:

@@ -117,7 +117,7 @@ class _Recipe(NamedTuple):
     progress: bool
 
 
-def _train(recipe: _Recipe, rows: Rows, wanted: list[tuple[int, str, np.ndarray | None]]) -> list[Trained]:
+def _train(recipe: _Recipe, rows: Rows, wanted: Sequence[tuple[int, str, np.ndarray | None]]) -> list[Trained]:
     from influence.model.sizes import SIZES, neox
     from influence.model.together import Job, train_together
 
