@@ -67,7 +67,7 @@ def test_positions_that_do_not_count_are_zero(family: str) -> None:
     for name, pair in pairs_of(load(FAMILIES[family]()), make_batch(ids, mask)).items():
         assert not pair.a[~counts].any() and not pair.g[~counts].any(), name
         assert pair.a[counts].any(-1).all(), name
-        assert pair.count == int(counts.sum())
+        assert pair.counted == int(counts.sum())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "phi3", "falcon", "live"])

@@ -45,12 +45,8 @@ def build(
         tables.append(
             pa.table(
                 {
-                    "input_ids": pa.ListArray.from_arrays(
-                        offsets, pa.array(flat[edges[0] : edges[-1]], pa.int32())
-                    ),
-                    "loss_mask": pa.ListArray.from_arrays(
-                        offsets, pa.array(mask[edges[0] : edges[-1]], pa.int8())
-                    ),
+                    "input_ids": pa.ListArray.from_arrays(offsets, pa.array(flat[edges[0] : edges[-1]], pa.int32())),
+                    "loss_mask": pa.ListArray.from_arrays(offsets, pa.array(mask[edges[0] : edges[-1]], pa.int8())),
                     "row": pa.array(row[start:stop], pa.int64()),
                 }
             )
@@ -60,9 +56,7 @@ def build(
         try:
             table = table.append_column(name, pa.chunked_array([_array(values)]))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
-            raise BadData(
-                f"the values of column {name!r} have no common type: {error}; convert them first"
-            ) from error
+            raise BadData(f"the values of column {name!r} have no common type: {error}; convert them first") from error
     return datasets.Dataset(table)
 
 

@@ -76,9 +76,7 @@ def corpus(
     """
     tokens = words(lm)
     _check_settings(length, limit)
-    opened = read(
-        source, (text_column,), split=split, errors=errors, paragraphs=not pack, stream=limit is not None
-    )
+    opened = read(source, (text_column,), split=split, errors=errors, paragraphs=not pack, stream=limit is not None)
     first = next(opened.chunks, None)
     if first is None:
         raise BadData(f"{opened.name} holds no documents; give at least one row of two tokens")
@@ -91,18 +89,12 @@ def corpus(
             f"length={tokens.context} or less"
         )
     encoded = _encoded(opened, tokens, text_column, keep=not pack)
-    return (
-        _packed(encoded, opened, tokens, length, limit)
-        if pack
-        else _single(encoded, opened, tokens, length, limit)
-    )
+    return _packed(encoded, opened, tokens, length, limit) if pack else _single(encoded, opened, tokens, length, limit)
 
 
 def _check_settings(length: int, limit: int | None) -> None:
     if length < 2:
-        raise ValueError(
-            f"length is {length}; a row needs at least 2 tokens, one to predict from and one predicted"
-        )
+        raise ValueError(f"length is {length}; a row needs at least 2 tokens, one to predict from and one predicted")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1, or None for every row")
 
@@ -202,10 +194,7 @@ def _spans(ends: np.ndarray, bounds: np.ndarray, names: list[str]) -> list[str]:
     """For each row the name of its document, or of its first and last."""
     first = np.searchsorted(ends, bounds[:-1], side="right")
     last = np.searchsorted(ends, bounds[1:] - 1, side="right")
-    return [
-        names[a] if names[a] == names[b] else f"{names[a]} … {names[b]}"
-        for a, b in zip(first, last, strict=True)
-    ]
+    return [names[a] if names[a] == names[b] else f"{names[a]} … {names[b]}" for a, b in zip(first, last, strict=True)]
 
 
 def _single(
@@ -224,9 +213,7 @@ def _single(
     full = np.concatenate([part.lengths for part in parts])[: len(names)]
     check_short(full, names)
     if cut := int((full > length).sum()):
-        warnings.warn(
-            f"{cut} of {len(names)} documents of {opened.name} are longer than {length} tokens and were cut"
-        )
+        warnings.warn(f"{cut} of {len(names)} documents of {opened.name} are longer than {length} tokens and were cut")
     flat = np.concatenate([part.tokens for part in parts])[: full.sum()]
     within = np.arange(len(flat)) - np.repeat(np.cumsum(full) - full, full)
     bounds = np.r_[0, np.cumsum(np.minimum(full, length))]

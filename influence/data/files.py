@@ -102,9 +102,7 @@ def _line(file: IO[bytes], path: Path) -> bytes:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadData(f"{path} is a damaged gzip file: {error}") from error
     if len(raw) == LONGEST_LINE:
-        raise BadData(
-            f"{path} has a line of more than {LONGEST_LINE} bytes; expected one JSON record per line"
-        )
+        raise BadData(f"{path} has a line of more than {LONGEST_LINE} bytes; expected one JSON record per line")
     return raw
 
 

@@ -97,8 +97,7 @@ def _encoded(chunk: Chunk, tokens: Words, where: list[str]) -> list[tuple[list[i
             raise BadData(f"{place}: prompt and completion must be strings, got {kinds}")
         if not completion:
             raise BadData(
-                f"{place}: the completion is empty, so there is nothing to score; its prompt: "
-                f"{prompt[-60:]!r}"
+                f"{place}: the completion is empty, so there is nothing to score; its prompt: {prompt[-60:]!r}"
             )
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     begins_at = _begins_by_offset if getattr(tokens.tokenizer, "is_fast", True) else _begins_by_prefix
@@ -108,9 +107,7 @@ def _encoded(chunk: Chunk, tokens: Words, where: list[str]) -> list[tuple[list[i
 
 def _checked(ids: list[int], begin: int, name: str) -> list[int]:
     if begin >= len(ids):
-        raise BadData(
-            f"{name}: the tokenizer makes no token of this completion; give one with some visible text"
-        )
+        raise BadData(f"{name}: the tokenizer makes no token of this completion; give one with some visible text")
     if begin == 0:
         raise BadData(
             f"{name}: nothing stands before the first token of the completion, and the tokenizer adds no "

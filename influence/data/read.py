@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     import datasets
 
     Source: TypeAlias = (
-        str
-        | os.PathLike[str]
-        | datasets.Dataset
-        | Iterable[str]
-        | Iterable[Mapping[str, Any]]
-        | Mapping[str, Any]
+        str | os.PathLike[str] | datasets.Dataset | Iterable[str] | Iterable[Mapping[str, Any]] | Mapping[str, Any]
     )
 
 CHUNK = 1000
@@ -77,17 +72,11 @@ def read(
     return Documents("list", "document", _chunks(enumerate(source, 1), "the list", "document", needs))
 
 
-def _named(
-    name: str, needs: Sequence[str], split: str, errors: str, paragraphs: bool, stream: bool
-) -> Documents:
+def _named(name: str, needs: Sequence[str], split: str, errors: str, paragraphs: bool, stream: bool) -> Documents:
     if not name.strip():
-        raise BadData(
-            "an empty string names no file and no dataset; to pass texts themselves, give a list of strings"
-        )
+        raise BadData("an empty string names no file and no dataset; to pass texts themselves, give a list of strings")
     if "\n" in name:
-        raise BadData(
-            "a string names a file or a hub dataset; to pass the text itself, put it in a list: [text]"
-        )
+        raise BadData("a string names a file or a hub dataset; to pass the text itself, put it in a list: [text]")
     path = Path(name).expanduser()
     if path.is_dir():
         return _dataset(_folder(path, split), path.name, needs)
@@ -112,9 +101,7 @@ def _folder(path: Path, split: str) -> datasets.Dataset:
             return _split(datasets.load_from_disk(str(path)), split, str(path))
         return datasets.load_dataset(str(path), split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise BadData(
-            f"the folder {path} could not be read as a dataset (split {split!r}): {error}"
-        ) from error
+        raise BadData(f"the folder {path} could not be read as a dataset (split {split!r}): {error}") from error
 
 
 def _hub(name: str, split: str, stream: bool) -> datasets.Dataset:
@@ -166,8 +153,7 @@ def _check_columns(columns: Iterable[str], where: str, needs: Sequence[str]) -> 
     missing = [name for name in needs if name not in columns]
     if missing and "input_ids" not in columns:
         raise BadData(
-            f"{where} has no column {', '.join(map(repr, missing))}; its columns are: "
-            f"{', '.join(columns) or 'none'}"
+            f"{where} has no column {', '.join(map(repr, missing))}; its columns are: {', '.join(columns) or 'none'}"
         )
 
 
@@ -190,9 +176,7 @@ def _as_record(one: Any, where: str, needs: Sequence[str]) -> Mapping[str, Any]:
         return {needs[0]: one}
     if not isinstance(one, Mapping):
         expected = "a string or a mapping" if len(needs) == 1 else "a mapping"
-        raise BadData(
-            f"{where} is a {type(one).__name__}; expected {expected} with {', '.join(map(repr, needs))}"
-        )
+        raise BadData(f"{where} is a {type(one).__name__}; expected {expected} with {', '.join(map(repr, needs))}")
     _check_columns([str(name) for name in one], where, needs)
     return one
 

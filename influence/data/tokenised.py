@@ -73,25 +73,19 @@ def _row(columns: dict[str, list[Any]], place: int, name: str) -> tuple[np.ndarr
         mask = (labels != -100).astype(np.int64)
     if (scored := _beside(columns, "loss_mask", place, ids, name)) is not None:
         if len(ids) and scored[0]:
-            raise BadData(
-                f"{name}: loss_mask[0] is {scored[0]}, but nothing predicts a first token; set it to 0"
-            )
+            raise BadData(f"{name}: loss_mask[0] is {scored[0]}, but nothing predicts a first token; set it to 0")
         mask = (scored != 0).astype(np.int64)
     if (attention := _beside(columns, "attention_mask", place, ids, name)) is not None:
         attended = attention != 0
         inside = np.flatnonzero(attended)
         if inside.size and not attended[inside[0] : inside[-1] + 1].all():
-            raise BadData(
-                f"{name}: attention_mask has zeros between ones; only padding at either end can be cut off"
-            )
+            raise BadData(f"{name}: attention_mask has zeros between ones; only padding at either end can be cut off")
     ids, mask = ids[attended], mask[attended]
     mask[:1] = 0
     return ids, mask
 
 
-def _beside(
-    columns: dict[str, list[Any]], column: str, place: int, ids: np.ndarray, name: str
-) -> np.ndarray | None:
+def _beside(columns: dict[str, list[Any]], column: str, place: int, ids: np.ndarray, name: str) -> np.ndarray | None:
     values = columns[column][place] if column in columns else None
     if values is None:
         return None
@@ -106,9 +100,7 @@ def row_ids(given: list[Any] | None, count: int) -> np.ndarray:
         return np.arange(count)
     given = [int(one) if isinstance(one, str) and one.isdecimal() else one for one in given]  # CSV
     if not all(isinstance(one, int | np.integer) for one in given):
-        raise BadData(
-            "column 'row' must hold an integer for every row; rename the column if it means something else"
-        )
+        raise BadData("column 'row' must hold an integer for every row; rename the column if it means something else")
     ids = np.asarray(given, np.int64)
     found, times = np.unique(ids, return_counts=True)
     if (times > 1).any():

@@ -99,18 +99,14 @@ def _check_vocabulary(tokenizer: Any, vocab: int | None) -> None:
 def encode(words: Words, texts: Sequence[str], where: Sequence[str], **options: Any) -> Any:
     """The tokenizer's output for a batch of texts; `where` names each text in errors."""
     if words.tokenizer is None:
-        raise BadData(
-            "the model was loaded without a tokenizer; load it with one, or give rows that have input_ids"
-        )
+        raise BadData("the model was loaded without a tokenizer; load it with one, or give rows that have input_ids")
     for text, place in zip(texts, where, strict=True):
         if not isinstance(text, str):
             raise BadData(f"{place} is a {type(text).__name__} where a text is expected")
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise BadData(
-                f"{place} is no valid text: character {error.start} is half of a UTF-16 pair"
-            ) from error
+            raise BadData(f"{place} is no valid text: character {error.start} is half of a UTF-16 pair") from error
     return words.tokenizer(
         list(texts), padding=False, truncation=False, return_attention_mask=False, verbose=False, **options
     )
@@ -159,6 +155,4 @@ def decode(words: Words, ids: Sequence[Sequence[int]]) -> list[str]:
     backend = getattr(words.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return list(backend.decode_batch(cut, skip_special_tokens=False))
-    return list(
-        words.tokenizer.batch_decode(cut, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    return list(words.tokenizer.batch_decode(cut, skip_special_tokens=False, clean_up_tokenization_spaces=False))
