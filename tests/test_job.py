@@ -212,11 +212,13 @@ def test_killed_for_real_it_goes_on(given: dict[str, str], whole: Path, tmp_path
     flags = ["--no-pack", "--length=48", "--batch-size=16", "--top=3", "--no-progress", "--no-report"]
     asked = [given["model"], f"--data={given['data']}", f"--queries={given['queries']}", f"--out={out}", *flags]
     code = "from influence.cli import main; main()"
-    with subprocess.Popen([sys.executable, "-c", code, "run", *asked], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not (out / "factors" / "ekfac.safetensors").exists() and time.monotonic() < deadline:
+    with subprocess.Popen([sys.executable, "-c", code, "run", *asked], stderr=subprocess.PIPE, text=True) as process:
+        while not (out / "factors" / "ekfac.safetensors").exists() and process.poll() is None:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
+        assert process.stderr is not None
+        assert "Error" not in (said := process.stderr.read()), said
+    assert (out / "factors" / "ekfac.safetensors").exists()
     again(given, out)
     assert job_case.numbers(out) == job_case.numbers(whole)
 
