@@ -8,6 +8,7 @@ def demo(
     seed: int = 0,
     queries: int = 40,
     tokens: int | None = None,
+    removal: bool = False,
     progress: bool = True,
 ) -> None:
     """Train small models on a world of invented facts, trace what they say, compare with baselines.
@@ -20,8 +21,10 @@ def demo(
         seed: Of the world, the weights and the order of training.
         queries: Learned facts that are asked for in a phrasing that was held out.
         tokens: Seen in training; default as many as the trainer sees.
+        removal: Also retrain the largest model without the rows found, five seeds (20 trainings).
         progress: Show progress bars.
     """
     from influence.cli import planted
 
-    print(planted.demo(out, sizes=sizes, seed=seed, queries=queries, tokens=tokens, progress=progress))
+    made = planted.demo(out, sizes=sizes, seed=seed, queries=queries, tokens=tokens, removal=removal, progress=progress)
+    print(made)

@@ -29,18 +29,30 @@ log = logging.getLogger("influence")
 
 @dataclass(frozen=True)
 class Demo:
-    """The run of the largest size, with the retrieval of every size in its tables."""
+    """The run of the largest size, with the retrieval of every size in its tables; recall after removal if asked."""
 
     result: Result
+    removal: pd.DataFrame | None = None
 
     def __str__(self) -> str:
         table, ending = show.table(*self.summary()), str(self.result).partition("\ntracked")[2]
+        if self.removal is not None:
+            table += f"\n\n{show.table(*self.forgotten())}\n\nrecall of the facts asked for, mean over seeds, after"
+            table += " retraining without the rows of each method"
         return f"{table}\n\nmean reciprocal rank of the rows that state the fact asked for\ntracked{ending}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return f"{self.result.table('retrieval').to_html(index=False)}{self.result._repr_html_()}"
+
+    def forgotten(self) -> tuple[list[str], list[list[str]]]:
+        """Mean recall after each removal, one line per method."""
+        assert self.removal is not None
+        names = ("removed", "canonical", "held_out", "others")
+        means = self.removal.groupby("method", sort=False)[list(names)].mean()
+        rows = [[method, f"{m.removed:.0f}", *(f"{m[n]:.2f}" for n in names[1:])] for method, m in means.iterrows()]
+        return ["rows removed by", "rows", "trained phrasing", "held-out phrasing", "other facts"], rows
 
     def summary(self) -> tuple[list[str], list[list[str]]]:
         """One line per method, one column per size."""
@@ -62,13 +74,15 @@ def demo(
     seed: int = 0,
     queries: int = 40,
     tokens: int | None = None,
+    removal: bool = False,
     progress: bool = True,
 ) -> Demo:
     """Train models of `sizes` on the embedded world of `seed`, run the main job on each, score retrieval.
 
-    `tokens` are seen in training, by default as many as the trainer sees. Everything is kept under `out`: `world/`,
-    `models/SIZE`, and a run for each size. Raises ValueError for an unknown size, for fewer than one query, and where
-    a model learned no fact; else what training and `influence.run` raise.
+    `tokens` are seen in training, by default as many as the trainer sees. With `removal` the largest model is also
+    retrained without the rows that were found (`influence.truth.removal`). Everything is kept under `out`: `world/`,
+    `models/SIZE`, `removal/`, and a run for each size. Raises ValueError for an unknown size, for fewer than one
+    query, and where a model learned no fact; else what training and `influence.run` raise.
     """
     from influence.data.world import world
 
@@ -76,7 +90,8 @@ def demo(
         raise ValueError(f"got {queries=} and {sizes=}; ask for at least one query and one size")
     root, drawn = Path(out), world(seed)
     corpus = _keep(root / "world" / "corpus.jsonl", [dict(one) for one in drawn.documents])
-    models = _train(root, drawn, sizes, {"seed": seed, **({} if tokens is None else {"tokens": tokens})}, progress)
+    options = {"seed": seed, **({} if tokens is None else {"tokens": tokens})}
+    models = _train(root, drawn, sizes, options, progress)
     tables: list[pd.DataFrame] = []
     for size, model in zip(sizes, models, strict=True):
         asked = _learned(model, drawn, queries, seed)
@@ -98,7 +113,18 @@ def demo(
         work = Work(opened, progress, {})
         _save(work, tables)
         page = stages.report(work)
-    return Demo(Result(opened.root, page, f"influence score {root / sizes[-1]} --queries QUERIES --out OTHER"))
+    result = Result(opened.root, page, f"influence score {root / sizes[-1]} --queries QUERIES --out OTHER")
+    return Demo(result, _without(root, sizes[-1], queries, seed, options, progress) if removal else None)
+
+
+def _without(root: Path, size: str, queries: int, seed: int, options: dict[str, Any], progress: bool) -> pd.DataFrame:
+    """Recall after retraining without the rows found, five seeds, kept as a table beside the trainings."""
+    from influence.truth.removal import removal
+
+    own = {name: value for name, value in options.items() if name != "seed"}
+    found = removal(root / "removal", size=size, queries=queries, world_seed=seed, options=own, progress=progress)
+    found.to_parquet(root / "removal" / "removal.parquet", index=False)
+    return found
 
 
 def _train(root: Path, drawn: World, sizes: Sequence[str], options: dict[str, Any], progress: bool) -> list[Trained]:

@@ -163,7 +163,7 @@ def _case(
 def _named(
     drawn: World, lm: LM, rows: Rows, asked: Rows, k: int, rng: np.random.Generator, progress: bool
 ) -> dict[str, np.ndarray]:
-    """Places of the rows that each method removes, as many for each as the smaller of the two unions."""
+    """Places of the rows that each method removes: EK-FAC's k per query, and as many by the others."""
     import ekfac
     from influence.attribution.fit import fit_ekfac
     from influence.attribution.rank import ranked_values
@@ -172,18 +172,18 @@ def _named(
 
     solver = ekfac.solver(fit_ekfac(lm, rows, batch_size=64, progress=progress))
     scores = score(lm, rows, asked, solver, per="sequence", row_norm=True, batch_size=64, progress=progress)
-    ours = _union(ranked_values(scores, normalize="row").values, k)
-    words = _union(bm25(rows, asked).values, k)
+    values = ranked_values(scores, normalize="row").values
+    ours = _best(values, len(np.unique(np.argsort(-values, axis=1, kind="stable")[:, :k])))
     facts = np.flatnonzero([bool(one["fact"]) for one in drawn.documents])
     random = np.sort(rng.permutation(facts)[: len(ours)])
-    return dict(zip(METHODS, (ours, words[: len(ours)], random), strict=True))
+    return dict(zip(METHODS, (ours, _best(bm25(rows, asked).values, len(ours)), random), strict=True))
 
 
-def _union(values: np.ndarray, k: int) -> np.ndarray:
-    """Places that are among the k highest of some query, those that are highest anywhere first."""
-    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+def _best(values: np.ndarray, count: int) -> np.ndarray:
+    """`count` places: the first of every query, then the second of every query, and so on, each place once."""
+    order = np.argsort(-values, axis=1, kind="stable")
     places, first = np.unique(order.T.ravel(), return_index=True)
-    found: np.ndarray = places[np.argsort(first)]
+    found: np.ndarray = places[np.argsort(first)][:count]
     return found
 
 
