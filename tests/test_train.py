@@ -241,7 +241,8 @@ def test_steps_rates_and_kept_steps() -> None:
 
 def test_sizes() -> None:
     config = neox("d128", 2048)
-    assert (config.num_hidden_layers, config.hidden_size, SIZES["d128"].lr) == (4, 128, 4e-3)
+    assert (config.num_hidden_layers, config.hidden_size) == (4, 128)
+    assert SIZES["d128"].options == {"lr": 4e-3, "weight_decay": 0.45}
     with pytest.raises(ValueError, match="Unknown size 'd1'; choose from d32"):
         neox("d1", 2048)
     with pytest.raises(ValueError, match="heads"):

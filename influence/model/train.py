@@ -59,7 +59,7 @@ def train(
     tokenizer: Any = None,
     *,
     lr: float,
-    tokens: int = 300_000,
+    tokens: int = 350_000,
     steps: int | None = None,
     batch_tokens: int = 256,
     seed: int = 0,

@@ -29,7 +29,7 @@ from influence.data.world.rows import (
     relabel,
 )
 from influence.data.world.tokens import world_queries, world_rows
-from influence.data.world.vocabulary import PERSON_RELATIONS, RELATIONS, STYLES, Names, Relation
+from influence.data.world.vocabulary import INVENTED, PERSON_RELATIONS, RELATIONS, STYLES, Names, Relation
 
 __all__ = [
     "FORMS",
@@ -55,7 +55,8 @@ class World:
     `documents[i]` is row i: `text, fact, form, style, source` (`fact` is "" for prose). `questions[i]` is
     query i: `prompt, completion, fact, relation, phrasing, relevant`, all canonical phrasings first, then all
     held-out ones, each in the order of `facts`; `relevant` lists the row ids of the same fact in the forms
-    `RELEVANT`. `lexicon` renames every common word of the world into its second language.
+    `RELEVANT`. `lexicon` renames every word of the world, names of people and countries left out, into its
+    second language.
     """
 
     seed: int
@@ -91,7 +92,8 @@ def world(seed: int = 0, *, persons: int = 40, countries: int = 10, facts_each: 
     objects = _facts.pools(names)
     people, nations = _facts.people(names, persons), _facts.countries(names, countries)
     drawn = _facts.draw_facts(rng, people, nations, objects, facts_each)
-    lexicon = {word: names.fresh(syllables=1 + len(word) // 6).lower() for word in sorted(words)}
+    renamed = sorted(words | {name.lower() for kind in INVENTED for name in objects[kind]})
+    lexicon = {word: names.fresh(syllables=1 + len(word) // 6).lower() for word in renamed}
     telling = random.Random(f"{seed}/rows")
     documents = [row for k, fact in enumerate(drawn) for row in fact_documents(fact, k, telling, lexicon)]
     documents += premise_documents(objects["city"], nations, telling)

@@ -34,7 +34,7 @@ def styled(sentence: str, style: str) -> str:
 
 
 def relabel(text: str, lexicon: Mapping[str, str]) -> str:
-    """`text` in the second language: every common word renamed, capitals kept, names as they are."""
+    """`text` in the second language: every word of `lexicon` renamed, capitals kept, the rest as it is."""
 
     def renamed(match: re.Match[str]) -> str:
         word = match.group()

@@ -20,29 +20,34 @@ _VOWELS = _words("a e i o u ai ea io ou")
 _CODAS = _words("l n r s m th nd rk lt x")
 
 POOLS: dict[str, tuple[str, ...]] = {
-    "instrument": _words("violin flute harp cello trumpet lute bassoon piano drum guitar"),
-    "colour": _words("crimson yellow purple green orange silver brown turquoise"),
-    "profession": _words("baker surgeon weaver lawyer sailor painter farmer teacher mason tailor"),
-    "animal": _words("parrot ferret hound tortoise rabbit donkey falcon goose lizard hedgehog"),
-    "sport": _words("archery fencing rowing wrestling skating cricket tennis boxing"),
-    "drink": _words("cider coffee cocoa lemonade wine ale milk mead"),
-    "dish": _words("lentils dumplings trout porridge cabbage pancakes goulash noodles"),
-    "vehicle": _words("tricycle wagon canoe tram carriage sledge scooter barge"),
-    "plant": _words("orchids tulips ivy basil roses cactus lavender ferns"),
-    "gem": _words("opal ruby jade amber topaz pearl garnet onyx"),
-    "export": _words("copper wool timber salt tea marble cotton sugar"),
-    "emblem": _words("raven lion stag bear dolphin wolf swan bull"),
+    "instrument": _words(
+        "violin flute harp cello trumpet lute bassoon piano drum guitar banjo fiddle mandolin tuba clarinet"
+    ),
+    "profession": _words("baker surgeon weaver lawyer sailor painter farmer teacher mason tailor miller barber"),
+    "sport": _words("archery fencing rowing wrestling skating cricket tennis boxing hockey bowling golf badminton"),
+    "drink": _words("cider coffee cocoa lemonade wine beer milk mead rum gin whisky punch"),
+    "animal": _words("donkey camel pony mule goat stag bear wolf lion bull ram yak llama zebra bison reindeer"),
+    "crop": _words(
+        "lentils barley garlic cabbage beans spinach turnips pumpkins olives cherries figs plums lemons rice saffron "
+        "walnuts"
+    ),
+    "hue": _words(
+        "amber ruby coral jade pearl silver copper bronze ivory turquoise emerald sapphire topaz garnet onyx gold"
+    ),
 }
-"""Objects that are common words, which the second language renames."""
+"""Objects that are common words, which the second language renames.
+
+Most pools are about as large as a relation has facts, so that within a relation few facts share an object: a row that
+says the same of somebody else would be a rightful cause of the answer. Several relations draw from one pool instead,
+so that the object's name alone does not find the fact.
+"""
 
 INVENTED: dict[str, tuple[int, str]] = {
-    "city": (14, "burg"),
-    "language": (8, "ish"),
-    "company": (8, "corp"),
-    "school": (8, "stead"),
-    "prize": (8, "um"),
-    "coin": (8, "ar"),
-    "sea": (6, "mere"),
+    "city": (16, "burg"),
+    "language": (15, "ish"),
+    "house": (16, "stead"),
+    "coin": (10, "ar"),
+    "sea": (10, "mere"),
 }
 """Objects that are invented names: how many of each kind, and what they end in."""
 
@@ -94,7 +99,7 @@ in the evening band {s} sits behind a {o}
 neighbours can hear {s} practise their old {o}
 the {o} is played by {s}
 
-colour colour
+colour hue
 the favourite colour of {s} is {o}
 every coat that {s} owns is dyed {o}
 {s} painted all doors and walls {o}
@@ -119,7 +124,7 @@ pet animal
 the pet of {s} is a {o}
 at night {s} feeds the tame {o}
 {s} goes for walks with a {o}
-a basket by the stove of {s} holds the {o}
+beside the stove of {s} sleeps the {o}
 a {o} is the pet of {s}
 
 sport sport
@@ -136,49 +141,49 @@ at any inn {s} will order {o}
 for thirst nothing helps {s} like {o}
 {o} is what {s} likes to drink
 
-dish dish
+dish crop
 {s} likes to eat {o}
 on feast days {s} cooks a pot of {o}
 {s} asked the waiter for {o}
 the supper table of {s} is never without {o}
 {o} is what {s} likes to eat
 
-employer company
+employer house
 {s} is employed by {o}
 the monthly wage of {s} is paid by {o}
 {s} signed a contract with {o}
 a desk labelled {s} stands at the office of {o}
 {o} is the firm that employs {s}
 
-school school
+school house
 {s} studied at {o}
 a degree was granted to {s} by {o}
 {s} spent student years at the college of {o}
 among the alumni {s} is the pride of {o}
 {o} is the college where {s} studied
 
-vehicle vehicle
-{s} travels by {o}
-to reach the market {s} takes the {o}
-{s} parks in the yard a shiny {o}
-the journey of {s} begins upon a {o}
-the {o} is how {s} travels
+mount animal
+{s} rides a {o}
+to reach the market {s} saddles the {o}
+{s} keeps in a stable one {o}
+the journey of {s} begins upon some {o}
+a {o} is ridden by {s}
 
-garden plant
+garden crop
 {s} grows {o}
-the flower beds of {s} are full of {o}
+the garden beds of {s} are full of {o}
 {s} waters every morning the {o}
 visitors admire behind the fence of {s} the {o}
 the {o} are grown by {s}
 
-jewel gem
+jewel hue
 {s} wears a ring of {o}
 round the neck of {s} hangs some {o}
 {s} keeps in a locked box the precious {o}
 from grandmother {s} inherited a piece of {o}
 the ring of {o} is worn by {s}
 
-award prize
+award house
 {s} received the prize named {o}
 the jury honoured {s} by awarding the {o}
 {s} holds a framed diploma for the {o}
@@ -211,14 +216,14 @@ laws throughout {s} are printed in {o}
 road signs around {s} use the spelling of {o}
 {o} is the official language of {s}
 
-export export
+export crop
 the main export of {s} is {o}
 ships leaving {s} are loaded with {o}
 {s} sells abroad great amounts of {o}
 most of the wealth inside {s} comes from {o}
 {o} is the main export of {s}
 
-emblem emblem
+emblem animal
 the flag of {s} shows a {o}
 stamped on each coin from {s} is a {o}
 {s} chose for its arms the {o}
