@@ -6,7 +6,7 @@ def demo(
     *,
     sizes: tuple[str, ...] = ("d32", "d96", "d128"),
     seed: int = 0,
-    queries: int = 40,
+    queries: int = 60,
     tokens: int | None = None,
     removal: bool = False,
     progress: bool = True,

@@ -72,7 +72,7 @@ def demo(
     *,
     sizes: Sequence[str] = ("d32", "d96", "d128"),
     seed: int = 0,
-    queries: int = 40,
+    queries: int = 60,
     tokens: int | None = None,
     removal: bool = False,
     progress: bool = True,
@@ -136,7 +136,7 @@ def _train(root: Path, drawn: World, sizes: Sequence[str], options: dict[str, An
     folder = root / "models" / "tokenizer"
     tokenizer = world_tokenizer(drawn, folder)
     jobs = [
-        Job(root / "models" / size, neox(size, len(tokenizer)), {**options, "lr": SIZES[size].lr}) for size in sizes
+        Job(root / "models" / size, neox(size, len(tokenizer)), {**options, **SIZES[size].options}) for size in sizes
     ]
     log.info("training %s on %d rows", ", ".join(sizes), len(drawn.documents))
     # the longest first, so that the two processes end at about the same time

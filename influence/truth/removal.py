@@ -126,7 +126,7 @@ def _train(recipe: _Recipe, rows: Rows, wanted: Sequence[tuple[int, str, np.ndar
     jobs = []
     for seed, method, removed in wanted:
         kept = rows if removed is None else rows.select(np.flatnonzero(~np.isin(np.arange(len(rows)), removed)))
-        options = {"lr": SIZES[recipe.size].lr, "checkpoints": 0, "seed": seed, **recipe.options}
+        options = {**SIZES[recipe.size].options, "checkpoints": 0, "seed": seed, **recipe.options}
         name = f"{recipe.size}-seed{seed}-{method.replace(', ', '-').replace(' ', '-')}"
         jobs.append(Job(recipe.root / name, neox(recipe.size, recipe.vocab), options, kept))
     return train_together(jobs, rows, recipe.root / "tokenizer", at_once=recipe.at_once, progress=recipe.progress)
