@@ -105,9 +105,7 @@ def _gpt2() -> nn.Module:
 def _gpt_neo() -> nn.Module:
     sizes = {"max_position_embeddings": CONTEXT, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
     kinds = {"attention_types": [[["global", "local"], 1]], "window_size": 8, "resid_dropout": 0.1}
-    return _hub(
-        "GPTNeoForCausalLM", "GPTNeoConfig", **MARKS, **sizes, **kinds, vocab_size=VOCAB, intermediate_size=24
-    )
+    return _hub("GPTNeoForCausalLM", "GPTNeoConfig", **MARKS, **sizes, **kinds, vocab_size=VOCAB, intermediate_size=24)
 
 
 def _adapted(base: nn.Module, *targets: str, fan_in_fan_out: bool = False) -> nn.Module:
@@ -144,9 +142,7 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "olmoe": _causal("Olmoe", **EXPERTS, num_experts=4),
     "phi3": _causal("Phi3", **GATED, resid_pdrop=0.1),
     "gptj": _causal("GPTJ", **GPT, rotary_dim=4),
-    "bloom": _causal(
-        "Bloom", **MARKS, vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, hidden_dropout=0.1
-    ),
+    "bloom": _causal("Bloom", **MARKS, vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2, hidden_dropout=0.1),
     "falcon": _causal("Falcon", **SIZES, ffn_hidden_size=24, bias=True, hidden_dropout=0.1),
     "live": Live,
 }

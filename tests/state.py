@@ -13,18 +13,10 @@ def state_of(net: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, module in net.named_modules(remove_duplicate=False):
         kept = {
-            key: id(value)
-            for key, value in vars(module).items()
-            if not isinstance(value, bool | int | float | str)
+            key: id(value) for key, value in vars(module).items() if not isinstance(value, bool | int | float | str)
         }
-        plain = {
-            key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)
-        }
-        hooks = {
-            key: list(value)
-            for key, value in vars(module).items()
-            if "hooks" in key and isinstance(value, dict)
-        }
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        hooks = {key: list(value) for key, value in vars(module).items() if "hooks" in key and isinstance(value, dict)}
         state[name] = (type(module), kept, plain, hooks)
     for name, parameter in net.named_parameters(remove_duplicate=False):
         grad = None if parameter.grad is None else parameter.grad.clone()
