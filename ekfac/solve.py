@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ekfac.factors import Factor, Factors
+from ekfac.factors import Factors
 from ekfac.rotate import both_into, both_out_of
 from influence.grads import dense, order
 from influence.types import Grad, Solution
@@ -28,15 +28,14 @@ class EKFACSolver:
     lam: dict[str, float | None] = field(default_factory=dict)
 
     def __call__(self, grad: Grad) -> Solution:
-        value: Grad = {}
-        for name, entry in order(grad, list(self.factors)).items():
-            v = dense(entry)
-            if self.lam[name] is None:
-                value[name] = torch.zeros_like(v)
-                continue
-            one = self.factors[name]
-            value[name] = both_out_of(self.divide(name, both_into(v, one.basis_in, one.basis_out)), *_bases(one))
-        return Solution(value)
+        return Solution({name: self.block(name, dense(v)) for name, v in order(grad, list(self.factors)).items()})
+
+    def block(self, name: str, v: Tensor) -> Tensor:
+        """The solution (… o i) of one block."""
+        if self.lam[name] is None:
+            return torch.zeros_like(v)
+        bases = self.factors[name].basis_in, self.factors[name].basis_out
+        return both_out_of(self.divide(name, both_into(v, *bases)), *bases)
 
     def divide(self, name: str, turned: Tensor) -> Tensor:
         """Coordinates (… o i) in the eigenbasis over Λ + λ; zeros for a block whose Λ is zero."""
@@ -44,10 +43,6 @@ class EKFACSolver:
         if lam is None:
             return torch.zeros_like(turned)
         return turned / (self.factors[name].eigenvalues + lam).to(turned)
-
-
-def _bases(one: Factor) -> tuple[Tensor | None, Tensor | None]:
-    return one.basis_in, one.basis_out
 
 
 def solver(

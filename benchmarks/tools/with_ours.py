@@ -15,7 +15,7 @@ import ekfac
 import influence
 from influence.attribution.fit import fit_covariance, fit_eigenvalues
 from influence.attribution.gradients import query_gradients
-from influence.attribution.score import contract
+from influence.attribution.score import contract, solve_for_pass
 from influence.model.loss import log_p, sampled_log_p
 from influence.types import Rows
 
@@ -54,7 +54,7 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
     def queries_solved() -> None:
         solver = ekfac.solver(ekfac.factors(found["Q"], found["L"]), damping=0.1)
         gradients, _ = query_gradients(lm, asked, log_p, **common)
-        found["V"] = solver(gradients).value
+        found["V"] = solve_for_pass(solver, gradients, common["dtype"])[1]
 
     def scores() -> dict[str, Tensor]:
         result = contract(lm, rows, found["V"], (), **common).array(asked, 1.0, {})

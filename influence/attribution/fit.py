@@ -149,7 +149,7 @@ def fit_eigenvalues(
     turn = _turns(lm, bases, dtype)
 
     def use(block: Block, pair: Pair) -> None:
-        for part in chunks(block, len(pair.a)):
+        for part in chunks(block, pair.a):
             eigenvalues.update(state[block.name], turn(block, pair.a[part], pair.g[part]))
 
     items = batches(rows, batch_size, device_of(lm))

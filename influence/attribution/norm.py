@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from influence.types import Rows, Scores
 
 
+def _weights(solver: EKFACSolver, name: str, dtype: torch.dtype | None) -> torch.Tensor:
+    """1 / (Λ + λ) of a block, flattened as (i o)."""
+    found = solver.divide(name, torch.ones_like(solver.factors[name].eigenvalues)).T.flatten()
+    return found if dtype is None else found.to(dtype)
+
+
 def row_norm(
     lm: LM,
     rows: Rows,
@@ -45,13 +51,14 @@ def row_norm(
         for name, one in solver.factors.items()
     }
 
+    weights = {name: _weights(solver, name, kind) for name in solver.factors}
+
     def use(block: Block, pair: Pair) -> None:
         if solver.lam[block.name] is None:
             return
-        for part in chunks(block, len(pair.a)):
-            turned = coordinates(pair.a[part], pair.g[part], *bases[block.name])
-            found = solver.divide(block.name, turned.square_()).sum((1, 2), dtype=torch.float64)
-            squares[where[-1][part]] += found
+        for part in chunks(block, pair.a):
+            turned = coordinates(pair.a[part], pair.g[part], *bases[block.name]).mT
+            squares[where[-1][part]] += (turned.square().flatten(1) @ weights[block.name]).double()
 
     with capture(lm, dtype=kind) as run:
         for places, batch in watched(batches(rows, batch_size, device_of(lm)), "row norms", len(rows), progress):

@@ -13,7 +13,8 @@ from influence.types import LM, Block
 if TYPE_CHECKING:
     from torch import Tensor
 
-PRODUCT_NUMBERS = 1 << 26  # numbers that per-sequence gradients of one block may take at a time
+# Numbers that per-sequence gradients of one block take at a time: on CPUs so few that they stay in the cache.
+PRODUCT_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 def compute_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -56,10 +57,10 @@ def watched(items: Iterable[Any], what: str, total: int, progress: bool) -> Iter
             bar.update(len(places))
 
 
-def chunks(block: Block, b: int) -> Iterator[slice]:
-    """Sequences taken together so that their gradients for this block stay within PRODUCT_NUMBERS."""
-    size = max(1, PRODUCT_NUMBERS // block.size)
-    for start in range(0, b, size):
+def chunks(block: Block, a: Tensor) -> Iterator[slice]:
+    """Sequences of a (b t i) taken together so that their gradients for this block stay within PRODUCT_NUMBERS."""
+    size = max(1, PRODUCT_NUMBERS.get(a.device.type, 1 << 24) // block.size)
+    for start in range(0, len(a), size):
         yield slice(start, start + size)
 
 

@@ -17,12 +17,11 @@ from influence.attribution.collect import Collected, keep_all, keep_top, levels
 from influence.attribution.gradients import query_gradients
 from influence.attribution.norm import row_norm as norm_of_rows
 from influence.attribution.passes import chunks, compute_dtype, device_of, require_finite, watched
-from influence.grads import dense
-from influence.grads import queries as queries_in
+from influence.grads import dense, order
 from influence.model.batches import batches
 from influence.model.capture import capture
 from influence.model.loss import Measure, log_p
-from influence.types import LM, Block, Grad, Pair, Solver
+from influence.types import LM, Block, Grad, LowRank, Pair, Solution, Solver
 
 if TYPE_CHECKING:
     from influence.types import Rows, Scores
@@ -77,11 +76,8 @@ def score(
     if top is not None and (top < 1 or "token" in levels(per)):
         raise ValueError(f"top={top} with per={per!r}: top needs at least 1 and scores of whole rows")
     grad, values = query_gradients(lm, queries, measure, batch_size=batch_size, dtype=kind, progress=progress)
-    solution = solver(grad)
-    del grad
-    collected = contract(
-        lm, rows, solution.value, levels(per), top=top, batch_size=batch_size, dtype=kind, progress=progress
-    )
+    solution, v = solve_for_pass(solver, grad, kind)
+    collected = contract(lm, rows, v, levels(per), top=top, batch_size=batch_size, dtype=kind, progress=progress)
     attrs = {**_attrs(solver, solution, measure, corpus, raw, kind), "n_layers": lm.n_layers}
     found = collected.array(queries, 1.0 if raw else 1.0 / corpus, attrs)
     found = found.assign_coords(measurement=("query", values.numpy()))
@@ -94,7 +90,7 @@ def score(
 def contract(
     lm: LM,
     rows: Rows,
-    solved: Grad,
+    v: dict[str, Tensor],
     per: tuple[str, ...],
     *,
     top: int | None = None,
@@ -102,9 +98,8 @@ def contract(
     dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Collected:
-    """One pass over the rows: ⟨V, Σ_t g_t a_tᵀ⟩ per query, row and whatever `per` names."""
-    q = queries_in(solved)
-    v = {name: dense(value).to(dtype).mT.contiguous() for name, value in solved.items()}  # (q i o)
+    """One pass over the rows: ⟨V, Σ_t g_t a_tᵀ⟩ per query, row and whatever `per` names; V as `laid` by block."""
+    q = len(next(iter(v.values())))
     collected = keep_all(lm, rows, q, per) if top is None else keep_top(lm, rows, q, per, top)
     product = _token_products if "token" in per else _row_products
     parts: dict[str, Tensor] = {}
@@ -123,11 +118,23 @@ def contract(
     return collected
 
 
+def laid(value: Tensor | LowRank, dtype: torch.dtype | None = None) -> Tensor:
+    """A solved query gradient (q o i) as (q i o), the layout of the pass, in the type that is computed in."""
+    return dense(value).to(dtype).mT.contiguous()
+
+
+def solve_for_pass(solver: Solver, grad: Grad, dtype: torch.dtype | None) -> tuple[Solution, dict[str, Tensor]]:
+    """The solution, and its value laid for the pass; uses `grad` up, so that only one block is held in both forms."""
+    if isinstance(solver, EKFACSolver):
+        names = list(order(grad, list(solver.factors)))
+        return Solution({}), {name: laid(solver.block(name, dense(grad.pop(name))), dtype) for name in names}
+    solution = solver(grad)
+    return solution, {name: laid(value, dtype) for name, value in solution.value.items()}
+
+
 def _row_products(block: Block, pair: Pair, v: Tensor, t: int) -> Tensor:
     """(q b) by the sequences' gradients."""
-    found = [
-        torch.bmm(pair.a[part].mT, pair.g[part]).flatten(1) @ v.flatten(1).T for part in chunks(block, len(pair.a))
-    ]
+    found = [torch.bmm(pair.a[part].mT, pair.g[part]).flatten(1) @ v.flatten(1).T for part in chunks(block, pair.a)]
     return torch.cat(found).T
 
 
@@ -176,4 +183,4 @@ def _name(function: Any) -> str:
     return "log p(completion)" if function is log_p else getattr(function, "__name__", type(function).__name__)
 
 
-__all__ = ["contract", "score"]
+__all__ = ["contract", "score", "solve_for_pass"]
