@@ -39,7 +39,8 @@ class Demo:
         if self.removal is not None:
             table += f"\n\n{show.table(*self.forgotten())}\n\nrecall of the facts asked for, mean over seeds, after"
             table += " retraining without the rows of each method"
-        return f"{table}\n\nmean reciprocal rank of the rows that state the fact asked for\ntracked{ending}"
+        what = "mean reciprocal rank of the rows that state the fact asked for; 95 % intervals over queries, the lead paired"
+        return f"{table}\n\n{what}\ntracked{ending}"
 
     __repr__ = __str__
 
@@ -61,10 +62,15 @@ class Demo:
         wide = frame.pivot(index="method", columns="size", values="mrr")[sizes].sort_values(sizes[-1], ascending=False)
         last = frame[frame["size"] == sizes[-1]].set_index("method")
         rows = [
-            [method, *(f"{value:.2f}" for value in line), f"{last.low[method]:.2f} – {last.high[method]:.2f}"]
+            [
+                method,
+                *(f"{value:.2f}" for value in line),
+                f"{last.low[method]:.2f} – {last.high[method]:.2f}",
+                f"{last.lead_low[method]:.2f} – {last.lead_high[method]:.2f}" if last.lead[method] else "",
+            ]
             for method, line in zip(wide.index, wide.values, strict=True)
         ]
-        return ["method", *sizes, f"95 % at {sizes[-1]}"], rows
+        return ["method", *sizes, f"95 % at {sizes[-1]}", "EK-FAC, normalised, leads by"], rows
 
 
 def demo(
@@ -180,7 +186,7 @@ def _found(folder: Path, drawn: World, model: Trained, size: str, seed: int, pro
 def _compared(folder: Path, model: Trained, size: str, seed: int, progress: bool) -> pd.DataFrame:
     import pandas
 
-    from influence.analysis.retrieval import retrieval
+    from influence.analysis.retrieval import retrieval, retrieval_by_query, retrieval_difference
     from influence.cli.parts import from_zarr
     from influence.data.corpus import corpus
     from influence.data.queries import queries
@@ -191,11 +197,15 @@ def _compared(folder: Path, model: Trained, size: str, seed: int, progress: bool
     lm = load(model.final)
     rows, wanted = corpus(asked["data"], lm, length=asked["length"], pack=False), queries(asked["queries"], lm)
     relevant = _relevant(wanted, rows)
-    lines = []
+    lines, first = [], None
     for method, (scores, ranking) in _methods(
         lm, rows, wanted, from_zarr(folder / stages.SCORES), seed, progress
     ).items():
-        lines.append(retrieval(scores, relevant, rows=rows, ranking=ranking, method=method, seed=seed))
+        each = retrieval_by_query(scores, relevant, rows=rows, ranking=ranking)
+        first = each if first is None else first
+        lead = retrieval_difference(first, each, seed=seed).set_index("metric").loc["mrr"]
+        line = retrieval(scores, relevant, rows=rows, ranking=ranking, method=method, seed=seed)
+        lines.append(line.assign(lead=lead["difference"], lead_low=lead["low"], lead_high=lead["high"]))
     parameters = sum(p.numel() for p in lm.net.parameters())
     return pandas.concat(lines, ignore_index=True).assign(size=size, parameters=parameters)
 

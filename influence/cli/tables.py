@@ -36,7 +36,7 @@ def queries(found: Rows, scores: Scores) -> pd.DataFrame:
     frame = pd.DataFrame({"query": row, "prompt": _texts(found, "prompt"), "completion": _texts(found, "completion")})
     frame["log_p"] = scores["measurement"].sel(query=row).values.astype(np.float64)
     frame["n_tokens"] = np.array([int(mask.sum()) for mask in masks], np.int64)
-    return frame.assign(label=_texts(found, "label"))
+    return frame.assign(label=_texts(found, "label"), fact=_texts(found, "fact"))
 
 
 def top_rows(scores: Scores, found: Rows, k: int) -> pd.DataFrame:
