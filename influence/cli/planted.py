@@ -39,7 +39,7 @@ class Demo:
         if self.removal is not None:
             table += f"\n\n{show.table(*self.forgotten())}\n\nrecall of the facts asked for, mean over seeds, after"
             table += " retraining without the rows of each method"
-        what = "mean reciprocal rank of the rows that state the fact asked for; 95 % intervals over queries, the lead paired"
+        what = "mean reciprocal rank of the rows that state the fact asked for; intervals over queries, the lead paired"
         return f"{table}\n\n{what}\ntracked{ending}"
 
     __repr__ = __str__
