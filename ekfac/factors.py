@@ -73,6 +73,13 @@ class Factors(Mapping[str, Factor]):
 
         return save(self, path)
 
+    @staticmethod
+    def load(path: str | Path, device: torch.device | str = "cpu") -> Factors:
+        """Read what `save` wrote and check every byte; see `ekfac.load`."""
+        from ekfac.files import load
+
+        return load(path, device)
+
 
 def factors(bases: Mapping[str, Basis], state: EigenvaluesState, how: Mapping[str, Any] | None = None) -> Factors:
     """Join eigenbases with the eigenvalues fitted in them.

@@ -19,7 +19,7 @@ def saved(tmp_path: Path) -> Path:
 def test_round_trip(tmp_path: Path) -> None:
     fitted = fit(*pairs(0))
     path = fitted.save(tmp_path / "deep" / "factors.safetensors")
-    found = ekfac.load(path)
+    found = ekfac.Factors.load(path)
     assert found.how == fitted.how
     assert list(found) == list(fitted)
     for part in ("basis_in", "basis_out", "eigenvalues", "values_in", "values_out"):
