@@ -35,7 +35,7 @@ demo: $(VENV)/.demo
 	$(BIN)/influence demo
 
 test: $(VENV)/.test
-	timeout 480 $(RUN) pytest -n 2 --dist worksteal -q
+	timeout 780 $(RUN) pytest -n 2 --dist worksteal -q
 
 lint: $(VENV)/.test
 	$(RUN) ruff check .
