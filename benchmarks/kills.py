@@ -78,7 +78,7 @@ def main() -> int:
     seconds = time.perf_counter() - start
     print(f"undisturbed: {seconds:.0f} s")
     for _ in range(asked.kills):
-        after = killed(out / "killed", asked.extra, rng.uniform(1, seconds / 1.5))
+        after = killed(out / "killed", asked.extra, rng.uniform(3, max(6, seconds / asked.kills)))
         print("done before the kill" if after is None else f"killed after {after:.1f} s")
     if code := demo(out / "killed", asked.extra).wait():
         print(f"the last call ended with exit code {code}")
