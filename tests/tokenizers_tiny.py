@@ -61,9 +61,7 @@ def word_level(template: str | None = None) -> PreTrainedTokenizerFast:
 
 def characters() -> PreTrainedTokenizerFast:
     """One token per character and no special tokens at all."""
-    raw = Tokenizer(
-        models.WordLevel({letter: k for k, letter in enumerate(sorted(set("".join(TEXT)) | {"\n"}))})
-    )
+    raw = Tokenizer(models.WordLevel({letter: k for k, letter in enumerate(sorted(set("".join(TEXT)) | {"\n"}))}))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     raw.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
