@@ -25,7 +25,7 @@ endef
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    train two small models, trace what they say to their training rows, write the report"
+	@echo "make demo    train three small models, trace what they say to their training rows, write the report"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   speed of each stage beside a plain forward and backward pass"

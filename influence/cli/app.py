@@ -21,7 +21,7 @@ from influence.cli.config import from_file
 ABOUT = """\
 Which training rows made a language model say this, through which layers and tokens.
 
-Begin with `influence demo`: it trains two small models and shows what the rest does. With a model of your own:
+Begin with `influence demo`: it trains three small models and shows what the rest does. With a model of your own:
 `influence run MODEL --data CORPUS --queries QUERIES`."""
 
 COMMANDS = {
