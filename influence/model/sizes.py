@@ -12,8 +12,8 @@ class Size(NamedTuple):
     """Decoder layers and width; AdamW's peak learning rate and weight decay at 256 tokens a batch.
 
     The decay is strong where the model is large enough to memorise every row: without it the rows' own gradients
-    probably vanish, and with them what influence can be told from (in single runs on the embedded world, d128: mean reciprocal rank of the
-    planted rows .81 with .01, .93 with .45, and held-out phrasings are recalled better too).
+    probably vanish, and with them what influence can be told from (in single runs on the embedded world, d128:
+    mean reciprocal rank of the planted rows .81 with .01, .93 with .45, and held-out phrasings are recalled better too).
     """
 
     layers: int
