@@ -13,7 +13,7 @@ class Size(NamedTuple):
 
     The decay is strong where the model is large enough to memorise every row: without it the rows' own gradients
     probably vanish, and with them what influence can be told from (in single runs on the embedded world, d128:
-    mean reciprocal rank of the planted rows .81 with .01, .93 with .45, and held-out phrasings are recalled better too).
+    mean reciprocal rank of the planted rows .81 with .01, .93 with .45; held-out phrasings are recalled better too).
     """
 
     layers: int
