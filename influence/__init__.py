@@ -24,16 +24,24 @@ if TYPE_CHECKING:
     from influence.attribution.score import score as score
     from influence.cli.job import run as run
     from influence.data.corpus import corpus as corpus
+    from influence.data.examples import examples as examples
     from influence.data.queries import queries as queries
+    from influence.model.likelihood import categorical as categorical
+    from influence.model.likelihood import gaussian as gaussian
     from influence.model.load import load as load
+    from influence.model.supervised import Supervised as Supervised
     from influence.report.page import write_report as write_report
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Supervised": "influence.model.supervised",
+    "categorical": "influence.model.likelihood",
     "corpus": "influence.data.corpus",
+    "examples": "influence.data.examples",
     "fit_diagonal": "influence.attribution.fit",
     "fit_ekfac": "influence.attribution.fit",
+    "gaussian": "influence.model.likelihood",
     "layers": "influence.analysis.layers",
     "load": "influence.model.load",
     "queries": "influence.data.queries",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,15 +21,17 @@ from influence.attribution.passes import (
     state_dtype,
     watched,
 )
-from influence.model.batches import BadRows, batches
-from influence.model.capture import capture
-from influence.model.loss import Measure, log_p, sampled_log_p
+from influence.model.batches import BadRows, batches, columns
+from influence.model.capture import capture, forward
+from influence.model.likelihood import Likelihood, categorical
+from influence.model.loss import Measure
+from influence.model.quiet import quiet
 from influence.types import LM, Block, Pair
 
 if TYPE_CHECKING:
     from influence.types import Rows
 
-Labels = Literal["sampled", "data"]
+Labels = Literal["sampled", "data", "expected"]
 
 
 def fit_ekfac(
@@ -43,6 +46,7 @@ def fit_ekfac(
     basis: ekfac.Factors | None = None,
     tolerance: float | None = None,
     dtype: str | torch.dtype | None = None,
+    likelihood: Likelihood = categorical,
     progress: bool = True,
 ) -> ekfac.Factors:
     """EK-FAC of the Gauss-Newton matrix of the summed loss, averaged over rows.
@@ -50,7 +54,8 @@ def fit_ekfac(
     Args:
         rows: what to average over.
         labels: "sampled" draws labels from the model (the true Fisher), "data" takes the rows' own tokens (the
-            empirical Fisher).
+            empirical Fisher); "expected" averages over all labels exactly, in one pass per output of the model, for
+            rows of one scored token such as a classifier's.
         seed: of the labels and of the choice of rows; labels depend on (seed, row id, position) only.
         batch_size: rows of the longest length taken together; shorter rows go in larger batches.
         covariance_rows: share of the rows (0, 1] whose covariances are averaged; eigenvalues always use all rows.
@@ -58,6 +63,7 @@ def fit_ekfac(
         basis: earlier factors whose eigenbasis is kept; then only eigenvalues are fitted, and results merge.
         tolerance: stop once tr Λ of every block has this relative standard error; rows then come in random order.
         dtype: "bfloat16" computes activations and products in it; sums are kept in float32 (float64 for such a model).
+        likelihood: what the outputs mean; default the next token's log probabilities.
 
     Returns:
         factors by block name; `how` records the settings, ranks and relative standard errors.
@@ -65,7 +71,9 @@ def fit_ekfac(
     Raises:
         BadRows, NotFinite, ekfac.BadFactor: for rows that cannot be scored, and for values that are not finite.
     """
-    measure = measure_of(labels, seed)
+    if labels == "expected" and tolerance is not None:
+        raise ValueError("tolerance needs one pass per row; give labels='sampled', or no tolerance")
+    measure = measures_of(labels, seed, likelihood, lm, rows)
     kind = compute_dtype(dtype)
     if basis is None:
         chosen = some_rows(rows, covariance_rows, seed)
@@ -97,12 +105,19 @@ def fit_diagonal(
     seed: int = 0,
     batch_size: int = 32,
     dtype: str | torch.dtype | None = None,
+    likelihood: Likelihood = categorical,
     progress: bool = True,
 ) -> ekfac.Factors:
     """The diagonal of the same matrix, as factors in the standard basis; arguments as `fit_ekfac`."""
     kind = compute_dtype(dtype)
     state = fit_eigenvalues(
-        lm, rows, measure_of(labels, seed), None, batch_size=batch_size, dtype=kind, progress=progress
+        lm,
+        rows,
+        measures_of(labels, seed, likelihood, lm, rows),
+        None,
+        batch_size=batch_size,
+        dtype=kind,
+        progress=progress,
     )
     return ekfac.diagonal(state, how(rows, labels=labels, seed=seed, covariance_rows=0.0, splits=1, dtype=kind))
 
@@ -110,14 +125,18 @@ def fit_diagonal(
 def fit_covariance(
     lm: LM,
     rows: Rows,
-    measure: Measure,
+    measure: Measure | Sequence[Measure],
     *,
     splits: int = 1,
     batch_size: int = 32,
     dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> covariance.CovarianceState:
-    """Sums of ā āᵀ and s sᵀ over the counted positions of all rows, by block name."""
+    """Sums of ā āᵀ and s sᵀ over the counted positions of all rows, by block name.
+
+    Several measures are passes over the same rows: positions count in each, sequences once.
+    """
+    measures = [measure] if callable(measure) else list(measure)
     state = covariance.init(shapes(lm), splits=splits, dtype=state_dtype(lm), device=device_of(lm))
 
     def use(block: Block, pair: Pair) -> None:
@@ -125,8 +144,9 @@ def fit_covariance(
 
     with capture(lm, dtype=dtype) as run:
         for places, batch in watched(batches(rows, batch_size, device_of(lm)), "covariances", len(rows), progress):
-            run(batch, measure, use)
-            traces = [s for one in state.values() for s in (one.a.sum(), one.g.sum())]
+            for one in measures:
+                run(batch, one, use)
+            traces = [s for part in state.values() for s in (part.a.sum(), part.g.sum())]
             require_finite("covariances", [n for n in state for _ in (0, 1)], traces, batch.row.tolist())
             state = covariance.counted(state, len(places))
     return state
@@ -135,7 +155,7 @@ def fit_covariance(
 def fit_eigenvalues(
     lm: LM,
     rows: Rows,
-    measure: Measure,
+    measure: Measure | Sequence[Measure],
     bases: dict[str, ekfac.Basis] | None,
     *,
     batch_size: int = 32,
@@ -145,6 +165,7 @@ def fit_eigenvalues(
     progress: bool = True,
 ) -> eigenvalues.EigenvaluesState:
     """Sums of squared coordinates over all rows in these bases (None: the standard basis), by block name."""
+    measures = [measure] if callable(measure) else list(measure)
     state = eigenvalues.init(shapes(lm), dtype=state_dtype(lm), device=device_of(lm))
     turn = _turns(lm, bases, dtype)
 
@@ -157,11 +178,15 @@ def fit_eigenvalues(
         items = iter(_shuffled(list(items), seed))
     with capture(lm, dtype=dtype) as run:
         for places, batch in watched(items, "eigenvalues", len(rows), progress):
-            run(batch, measure, use)
-            require_finite("eigenvalues", list(state), [one.trace for one in state.values()], batch.row.tolist())
+            for one in measures:
+                run(batch, one, use)
+            require_finite("eigenvalues", list(state), [part.trace for part in state.values()], batch.row.tolist())
             state = eigenvalues.counted(state, len(places))
             if tolerance is not None and _precise(state, tolerance):
                 break
+    if len(measures) > 1:  # a row's trace came in parts, so its square is not known
+        unknown = torch.tensor(math.inf, dtype=torch.float64, device=device_of(lm))
+        state = {name: replace(part, trace_squared=unknown) for name, part in state.items()}
     return state
 
 
@@ -176,13 +201,32 @@ def _turns(
     return lambda block, a, g: eigenvalues.coordinates(a, g, *pairs[block.name])
 
 
-def measure_of(labels: str, seed: int) -> Measure:
+def measures_of(labels: str, seed: int, likelihood: Likelihood, lm: LM, rows: Rows) -> Measure | list[Measure]:
+    """`measure_of`, and for "expected" the measures that replace the draws.
+
+    Raises:
+        ValueError: for other labels, and for "expected" where a row scores several tokens.
+    """
+    if labels != "expected":
+        return measure_of(labels, seed, likelihood)
+    several = [int(i) for i, mask in zip(columns(rows)[2], columns(rows)[1], strict=True) if mask.sum() != 1]
+    if several:
+        raise ValueError(
+            f"labels='expected' needs rows of one scored token, but {len(several)} score several, the first with id "
+            f"{several[0]}; give labels='sampled'"
+        )
+    _, batch = next(batches(rows.select([0]), 1, device_of(lm)))
+    with torch.no_grad(), quiet(lm.net):
+        return likelihood.expected(forward(lm.net, batch.input_ids).shape[-1])
+
+
+def measure_of(labels: str, seed: int, likelihood: Likelihood = categorical) -> Measure:
     """The measurement whose gradients are averaged, by the name of its labels."""
     if labels == "sampled":
-        return sampled_log_p(seed)
+        return likelihood.sampled(seed)
     if labels == "data":
-        return log_p
-    raise ValueError(f"labels is {labels!r}; give 'sampled' (true Fisher) or 'data' (empirical Fisher)")
+        return likelihood.log_p
+    raise ValueError(f"labels is {labels!r}; give 'sampled' (true Fisher), 'data' (empirical Fisher) or 'expected'")
 
 
 def some_rows(rows: Rows, share: float, seed: int) -> Rows:

@@ -12,7 +12,7 @@ from ekfac.eigenvalues import coordinates
 from influence.attribution.passes import chunks, compute_dtype, device_of, watched
 from influence.model.batches import batches, columns
 from influence.model.capture import capture
-from influence.model.loss import log_p
+from influence.model.loss import Measure, log_p
 from influence.types import LM, Block, Pair
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ def row_norm(
     rows: Rows,
     solver: EKFACSolver,
     *,
+    measure: Measure = log_p,
     batch_size: int = 32,
     dtype: str | torch.dtype | None = None,
     progress: bool = True,
 ) -> Scores:
-    """√(gᵀ(G + λI)⁻¹g) with g = ∇log p(row), summed over all blocks before the root; dims (row).
+    """√(gᵀ(G + λI)⁻¹g) of every row, g = ∇log p(row) (or of another `measure`), summed over all blocks; dims (row).
 
     The normalisation of RelatIF (Barshan et al. 2020). In the units of `score(raw=True)`, to the power one half.
 
@@ -63,7 +64,7 @@ def row_norm(
     with capture(lm, dtype=kind) as run:
         for places, batch in watched(batches(rows, batch_size, device_of(lm)), "row norms", len(rows), progress):
             where.append(torch.from_numpy(places).to(squares.device))
-            run(batch, log_p, use)
+            run(batch, measure, use)
     values = squares.sqrt().cpu().numpy()
     if not np.isfinite(values).all():
         from influence.model.capture import NotFinite

@@ -20,6 +20,7 @@ from influence.attribution.passes import chunks, compute_dtype, device_of, requi
 from influence.grads import dense, order
 from influence.model.batches import batches
 from influence.model.capture import capture
+from influence.model.likelihood import Likelihood, categorical
 from influence.model.loss import Measure, log_p
 from influence.types import LM, Block, Grad, LowRank, Pair, Solution, Solver
 
@@ -36,7 +37,8 @@ def score(
     per: str | Sequence[str] = "block",
     raw: bool = False,
     row_norm: bool | EKFACSolver = False,
-    measure: Measure = log_p,
+    measure: Measure | None = None,
+    likelihood: Likelihood = categorical,
     n: int | None = None,
     top: int | None = None,
     batch_size: int = 32,
@@ -54,6 +56,7 @@ def score(
         row_norm: also measure √(gᵀ(G + λI)⁻¹g) of every row, kept as the coordinate `row_norm`; needs an EK-FAC solver,
             either `solver` itself (True) or the one given here.
         measure: f of a query, any differentiable function (logits (b t v), batch) -> (b); default log p(completion).
+        likelihood: what the outputs mean, for the rows' log p and the default measure; default the next token's.
         n: size of the training corpus, default len(rows); give it where `rows` is a part of the corpus.
         top: keep only this many highest and lowest rows per query while streaming; dims are then (query, place, …) with
             places 1, 2, … from the highest and −1, −2, … from the lowest, and the coordinate `row` (query, place).
@@ -69,6 +72,7 @@ def score(
         BadRows, NotFinite: for rows or queries that cannot be scored, and for values that are not finite.
     """
     kind = compute_dtype(dtype)
+    measure = likelihood.log_p if measure is None else measure
     norms = _norm_solver(row_norm, solver)
     corpus = len(rows) if n is None else n
     if corpus < 1:
@@ -77,12 +81,13 @@ def score(
         raise ValueError(f"top={top} with per={per!r}: top needs at least 1 and scores of whole rows")
     grad, values = query_gradients(lm, queries, measure, batch_size=batch_size, dtype=kind, progress=progress)
     solution, v = solve_for_pass(solver, grad, kind)
-    collected = contract(lm, rows, v, levels(per), top=top, batch_size=batch_size, dtype=kind, progress=progress)
+    options: dict[str, Any] = {"batch_size": batch_size, "dtype": kind, "progress": progress}
+    collected = contract(lm, rows, v, levels(per), top=top, measure=likelihood.log_p, **options)
     attrs = {**_attrs(solver, solution, measure, corpus, raw, kind), "n_layers": lm.n_layers}
     found = collected.array(queries, 1.0 if raw else 1.0 / corpus, attrs)
     found = found.assign_coords(measurement=("query", values.numpy()))
     if norms is not None:
-        norm = norm_of_rows(lm, rows, norms, batch_size=batch_size, dtype=kind, progress=progress)
+        norm = norm_of_rows(lm, rows, norms, measure=likelihood.log_p, **options)
         found = found.assign_coords(row_norm=norm.sel(row=found["row"]).drop_vars("row") if top else norm)
     return found
 
@@ -94,6 +99,7 @@ def contract(
     per: tuple[str, ...],
     *,
     top: int | None = None,
+    measure: Measure = log_p,
     batch_size: int = 32,
     dtype: torch.dtype | None = None,
     progress: bool = True,
@@ -112,7 +118,7 @@ def contract(
         for places, batch in watched(batches(rows, batch_size, device_of(lm)), "scores", len(rows), progress):
             parts.clear()
             width.append(batch.input_ids.shape[1])
-            run(batch, log_p, use)
+            run(batch, measure, use)
             require_finite("scores", list(parts), [p.sum() for p in parts.values()], batch.row.tolist())
             collected.add(places, parts)
     return collected

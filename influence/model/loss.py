@@ -62,6 +62,16 @@ def _uniforms(seed: int, rows: np.ndarray, length: int) -> np.ndarray:
     return out
 
 
+def normals(seed: int, rows: Tensor, like: Tensor) -> Tensor:
+    """Standard normal numbers in the shape (b t v) of `like`, those of a row a function of (seed, row id) alone."""
+    keys = np.array([seed, 0], dtype=np.int64).view(np.uint64)
+    out = np.empty(tuple(like.shape))
+    for place, row in enumerate(rows.cpu().numpy().astype(np.int64).view(np.uint64)):
+        keys[1] = row
+        out[place] = np.random.Generator(np.random.Philox(key=keys)).standard_normal(out.shape[1:])
+    return torch.from_numpy(out).to(like)
+
+
 def _per_position(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Tensor:
     """(b t) log p of the label at t + 1 from the logits at t, 0 where it is not scored."""
     wanted = F.pad(labels[:, 1:].masked_fill(~loss_mask[:, 1:], IGNORE), (0, 1), value=IGNORE)
