@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from influence.data.corpus import corpus as corpus
     from influence.data.examples import examples as examples
     from influence.data.queries import queries as queries
-    from influence.model.likelihood import categorical as categorical
     from influence.model.likelihood import gaussian as gaussian
     from influence.model.load import load as load
     from influence.model.supervised import Supervised as Supervised
@@ -36,7 +35,6 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Supervised": "influence.model.supervised",
-    "categorical": "influence.model.likelihood",
     "corpus": "influence.data.corpus",
     "examples": "influence.data.examples",
     "fit_diagonal": "influence.attribution.fit",
