@@ -95,12 +95,18 @@ def forward(net: nn.Module, ids: Tensor) -> Tensor:
     return _logits(net, None, None, ids)
 
 
-def _logits(net: nn.Module, weights: dict[str, Tensor] | None, dtype: torch.dtype | None, ids: Tensor) -> Tensor:
+def call(net: nn.Module, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """The same logits with these weights in place of the model's own; a tied weight is replaced where it is named."""
     kwargs: dict[str, Any] = {"use_cache": False} if _takes_cache(net) else {}
-    if dtype is None or weights is None:
-        out = net(ids, **kwargs)
-    else:
-        out = functional_call(net, weights, (ids,), kwargs, tie_weights=False)
+    out = functional_call(net, weights, (ids,), kwargs, tie_weights=False)
+    return out if isinstance(out, Tensor) else out.logits
+
+
+def _logits(net: nn.Module, weights: dict[str, Tensor] | None, dtype: torch.dtype | None, ids: Tensor) -> Tensor:
+    if dtype is not None and weights is not None:
+        return call(net, weights, ids)
+    kwargs: dict[str, Any] = {"use_cache": False} if _takes_cache(net) else {}
+    out = net(ids, **kwargs)
     return out if isinstance(out, Tensor) else out.logits
 
 
