@@ -46,8 +46,11 @@ def _softmax_curvature(outputs: Tensor, u: Tensor, batch: Batch) -> Tensor:
 
 
 def _kl(outputs: Tensor, reference: Tensor, batch: Batch) -> Tensor:
-    ours, theirs = outputs.log_softmax(-1), reference.log_softmax(-1)
-    return ((theirs.exp() * (theirs - ours)).sum(-1) * predicting(batch)).sum(1)
+    """KL(p_reference ‖ p) = log Σ p_r e^Δ − Σ p_r Δ with Δ = outputs − reference: exact also where Δ is tiny."""
+    p = reference.softmax(-1)
+    change = outputs - reference
+    change = change - (p * change).sum(-1, keepdim=True)
+    return (torch.log1p((p * torch.expm1(change)).sum(-1)) * predicting(batch)).sum(1)
 
 
 def _class_measures(v: int) -> list[Measure]:
