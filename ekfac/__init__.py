@@ -4,6 +4,7 @@ from ekfac.basis import BadFactor, Basis, eigenbasis
 from ekfac.factors import Factor, Factors, diagonal, factors, identity, kfac, merge
 from ekfac.files import DamagedFactors, load, save
 from ekfac.solve import EKFACSolver, solver
+from ekfac.spectral import spectral
 
 __all__ = [
     "BadFactor",
@@ -21,4 +22,5 @@ __all__ = [
     "merge",
     "save",
     "solver",
+    "spectral",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from influence.attribution.norm import row_norm as row_norm
     from influence.attribution.rank import rank as rank
     from influence.attribution.score import score as score
+    from influence.attribution.trajectory import predictive as predictive
     from influence.cli.job import run as run
     from influence.data.corpus import corpus as corpus
     from influence.data.examples import examples as examples
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from influence.model.load import load as load
     from influence.model.supervised import Supervised as Supervised
     from influence.report.page import write_report as write_report
+    from influence.truth.pbrf import pbrf as pbrf
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,8 @@ _HOME = {
     "gaussian": "influence.model.likelihood",
     "layers": "influence.analysis.layers",
     "load": "influence.model.load",
+    "pbrf": "influence.truth.pbrf",
+    "predictive": "influence.attribution.trajectory",
     "queries": "influence.data.queries",
     "rank": "influence.attribution.rank",
     "row_norm": "influence.attribution.norm",
