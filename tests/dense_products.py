@@ -46,7 +46,7 @@ def gradients(q: int, seed: int = 1) -> Grad:
 
 
 def damping(lam: dict[str, float | None] = LAM) -> Tensor:
-    return torch.cat([torch.full((o * i,), lam[name] or 0.0) for name, (o, i) in SHAPES.items()]).double()
+    return torch.cat([torch.full((o * i,), lam[name] or 0.0, dtype=torch.float64) for name, (o, i) in SHAPES.items()])
 
 
 def solved(matrix: Tensor, v: Grad, lam: dict[str, float | None] = LAM) -> Tensor:

@@ -137,12 +137,12 @@ def test_the_averaged_matrix_is_inverted() -> None:
 
 
 def test_noise_falls_with_averaging_and_repeats() -> None:
-    def error(**settings: Any) -> float:
-        found = neumann(mini_batches(ROWS, 6), V, small.LAM, generator=generator(), steps=400, **settings)
+    def error(steps: int = 400, **settings: Any) -> float:
+        found = neumann(mini_batches(ROWS, 3), V, small.LAM, generator=generator(), steps=steps, **settings)
         return float((small.flat(found.value) - ANSWER).norm() / ANSWER.norm())
 
-    one, four, averaged = error(), error(repeats=4), error(average=3.0)
-    assert four < 0.75 * one and averaged < 0.75 * one
+    one, four = error(), error(repeats=4)
+    assert four < 0.75 * one and error(4000, average=3.0) < 0.5 * error(4000)
 
 
 def test_mini_batch_answers_are_certified() -> None:
@@ -163,18 +163,17 @@ def test_mini_batch_answers_are_certified() -> None:
 
 def test_the_certificates_law() -> None:
     """Within 20 % of the residual on all rows wherever that exceeds twice the floor, over many random problems."""
-    ratios, raw, floors = [], [], []
+    ratios, raw = [], []
     for seed in range(40):
         grads = small.rows(2000, seed, decay=0.3)
         draw = generator(seed)
         grads = grads * torch.rand(2000, 1, generator=draw, dtype=torch.float64) * 2
         g = small.moment(grads)
-        x = small.blocks(small.flat(cg(small.product(g), V, small.LAM, steps=1 + seed % 6, tolerance=0).value))
-        chosen = grads[torch.randperm(2000, generator=draw)[:512]]
-        parts = [small.product(small.moment(part)) for part in chosen.split(32)]
-        found = certify(x, V, small.LAM, parts, share=512 / 2000)
+        x = small.blocks(small.flat(cg(small.product(g), V, small.LAM, steps=1 + seed % 4, tolerance=0).value))
+        chosen = grads[torch.randperm(2000, generator=draw)[:1024]]
+        parts = [small.product(small.moment(part)) for part in chosen.split(64)]
+        found = certify(x, V, small.LAM, parts, share=1024 / 2000)
         true = (small.flat(V) - small.flat(x) @ (g + small.damping().diag())).norm(dim=1) / norm(V)
-        floors.append(found.floor.square().mean() / ((found.residual - 0).square() - true.square()).mean())
         counts = true > 2 * found.floor
         ratios += (found.whole / true)[counts].tolist()
         raw += (found.residual / true)[counts].tolist()
@@ -226,8 +225,10 @@ def test_an_indefinite_matrix_names_the_damping() -> None:
         cg(small.product(indefinite), V, zero)
     with pytest.raises(Indefinite, match="use a larger damping"):
         neumann(repeat(small.product(-G)), V, zero, generator=generator())
-    with pytest.raises(Diverged):
+    with pytest.raises((Diverged, Indefinite)):
         neumann(repeat(small.product(indefinite)), V, zero, generator=generator())
+    with pytest.raises(Diverged, match="λ from 0 to 0"):
+        neumann(repeat(small.product(G - 0.01 * torch.eye(small.SIZE))), V, zero, generator=generator(), steps=3000)
     with pytest.raises(Indefinite, match="preconditioner is not positive definite"):
         cg(small.product(G), V, small.LAM, precondition=small.preconditioner(-M))
     with pytest.raises(Indefinite, match="preconditioner is not positive definite"):
@@ -262,10 +263,10 @@ def test_bad_input_is_refused() -> None:
             cg(small.product(G), given_v, lam)
         with pytest.raises(ValueError, match=said):
             neumann(repeat(small.product(G)), given_v, lam, generator=generator())
-    for settings_, said in [({"scale": 0.0}, "scale"), ({"scale": -1.0}, "scale"), ({"steps": 0}, "steps=0"),
-                            ({"repeats": 0}, "repeats=0"), ({"safety": 0.4}, "safety"), ({"average": -1.0}, "average")]:  # fmt: skip
-        with pytest.raises(ValueError, match=said):
-            full(**settings_)
+    wrong = {"scale": 0.0, "steps": 0, "repeats": 0, "safety": 0.4, "average": -1.0}
+    for name, value in [*wrong.items(), ("scale", -1.0), ("scale", math.nan)]:
+        with pytest.raises(ValueError, match=name):
+            full(**{name: value})
     with pytest.raises(ValueError, match="at least two"):
         certify(V, V, small.LAM, [small.product(G)], share=0.5)
 
