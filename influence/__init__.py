@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from influence.attribution.norm import row_norm as row_norm
     from influence.attribution.rank import rank as rank
     from influence.attribution.score import score as score
+    from influence.attribution.solvers import cg_solver as cg_solver
+    from influence.attribution.solvers import lissa_solver as lissa_solver
     from influence.attribution.trajectory import predictive as predictive
     from influence.cli.job import run as run
     from influence.data.corpus import corpus as corpus
@@ -37,12 +39,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Supervised": "influence.model.supervised",
+    "cg_solver": "influence.attribution.solvers",
     "corpus": "influence.data.corpus",
     "examples": "influence.data.examples",
     "fit_diagonal": "influence.attribution.fit",
     "fit_ekfac": "influence.attribution.fit",
     "gaussian": "influence.model.likelihood",
     "layers": "influence.analysis.layers",
+    "lissa_solver": "influence.attribution.solvers",
     "load": "influence.model.load",
     "pbrf": "influence.truth.pbrf",
     "predictive": "influence.attribution.trajectory",

@@ -4,7 +4,7 @@ from lissa.certify import Certificate, certified, certify
 from lissa.cg import cg
 from lissa.neumann import neumann
 from lissa.power import Largest, largest
-from lissa.problem import Diverged, Indefinite, Lam, Product
+from lissa.problem import Diverged, Indefinite, Lam, Product, prepare
 
 __all__ = [
     "Certificate",
@@ -18,4 +18,5 @@ __all__ = [
     "cg",
     "largest",
     "neumann",
+    "prepare",
 ]

@@ -180,13 +180,17 @@ def _attrs(
     if isinstance(solver, EKFACSolver):
         attrs["solver"] = str(solver.factors.how.get("curvature", "ekfac"))
         attrs["damping"] = solver.damping
+    if solution.info:
+        attrs["damping"] = getattr(solver, "damping", None)
+        attrs |= {"steps": solution.steps, "converged": solution.converged, "certificate": solution.info}
     return attrs
 
 
 def _name(function: Any) -> str:
     if isinstance(function, functools.partial):
         return _name(function.func)
-    return "log p(completion)" if function is log_p else getattr(function, "__name__", type(function).__name__)
+    named = getattr(function, "__name__", None) or getattr(function, "name", None)
+    return "log p(completion)" if function is log_p else str(named or type(function).__name__)
 
 
 __all__ = ["contract", "score", "solve_for_pass"]
