@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from influence.model.load import load as load
     from influence.model.supervised import Supervised as Supervised
     from influence.report.page import write_report as write_report
+    from influence.truth.lds import lds as lds
+    from influence.truth.retrain import retrain as retrain
+    from influence.truth.retrain import subsets as subsets
     from influence.truth.pbrf import pbrf as pbrf
 
 __version__ = "0.1.0"
@@ -46,15 +49,18 @@ _HOME = {
     "fit_ekfac": "influence.attribution.fit",
     "gaussian": "influence.model.likelihood",
     "layers": "influence.analysis.layers",
+    "lds": "influence.truth.lds",
     "lissa_solver": "influence.attribution.solvers",
     "load": "influence.model.load",
     "pbrf": "influence.truth.pbrf",
     "predictive": "influence.attribution.trajectory",
     "queries": "influence.data.queries",
     "rank": "influence.attribution.rank",
+    "retrain": "influence.truth.retrain",
     "row_norm": "influence.attribution.norm",
     "run": "influence.cli.job",
     "score": "influence.attribution.score",
+    "subsets": "influence.truth.retrain",
     "table": "influence.analysis.table",
     "tail": "influence.analysis.tails",
     "top": "influence.analysis.top",

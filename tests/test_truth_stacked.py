@@ -20,7 +20,8 @@ from influence.model.likelihood import Likelihood, categorical
 from influence.model.schedule import rate
 from influence.store import OtherSettings
 from influence.truth import stacked
-from influence.truth.stacked import Stacked, measured, order, train_stacked
+from influence.truth.stacked import Stacked, measured, train_stacked
+from influence.truth.steps import order
 from influence.truth.template import drawn, template
 
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "weight_decay": 0.1, "warmup": 3, "clip": 1.5}
@@ -162,15 +163,15 @@ def test_a_killed_call_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: py
     net, rows, kept = perceptron(3), influence.examples(np.arange(20) % 3), halves(5, 20, 10)
     asked: dict[str, Any] = {"at_once": 2, "checkpoints": (1,), **SETTINGS, **QUIET}
     whole = train_stacked(net, rows, kept, range(5), **asked)
-    trainings, direct = [], stacked._train
+    trainings, direct = [], stacked.train_stack
 
-    def counted(*args: Any) -> Stacked:
+    def counted(*args: Any) -> Any:
         trainings.append(1)
         if len(trainings) == 3:
             raise KeyboardInterrupt
         return direct(*args)
 
-    monkeypatch.setattr(stacked, "_train", counted)
+    monkeypatch.setattr(stacked, "train_stack", counted)
     with pytest.raises(KeyboardInterrupt):
         train_stacked(net, rows, kept, range(5), folder=tmp_path, **asked)
     again = train_stacked(net, rows, kept, range(5), folder=tmp_path, **asked)

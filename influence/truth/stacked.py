@@ -6,29 +6,26 @@ many separate trainings with torch.optim up to rounding. There is no dropout and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import vmap
 
-from influence.model.batches import batches, columns, pad
-from influence.model.capture import forward
+from influence.model.batches import batches, columns
 from influence.model.likelihood import Likelihood, categorical
 from influence.model.loss import Measure
-from influence.model.schedule import rate
-from influence.truth.optimizers import Flat, clipped, flatten, step_of, views
+from influence.truth.optimizers import step_of
 from influence.truth.shelf import Shelf, open_shelf
-from influence.truth.template import Source, drawn, fingerprint, template, vectorised
+from influence.truth.steps import Data, Recipe, State, data_of, digest, logits, train_stack
+from influence.truth.template import Source, fingerprint, template, vectorised
 from influence.types import Batch
 
 if TYPE_CHECKING:
     from influence.types import Rows
-
-State = dict[str, Tensor]
 
 
 class Stacked(NamedTuple):
@@ -58,22 +55,6 @@ class Stacked(NamedTuple):
             for name, parameter in net.named_parameters():
                 parameter.copy_(self.at(epoch)[name][place])
         return net.eval().requires_grad_(True)
-
-
-class Recipe(NamedTuple):
-    """How every model of a stack is trained; see `train_stacked`."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup: int
-    clip: float | None
-    optimizer: str
-    betas: tuple[float, float]
-    momentum: float
-    window: int
-    checkpoints: tuple[int, ...]
 
 
 def train_stacked(
@@ -113,8 +94,8 @@ def train_stacked(
         batch_size: rows in a batch; the last of an epoch may be smaller.
         clip: each model's own gradient norm is cut to this; None leaves it.
         optimizer: "adamw" (torch's, with `betas`) or "sgd" (with `momentum`).
-        window: this many batches are drawn together and their rows sorted by length among them, so that less is computed
-            on padding; 1 shuffles freely.
+        window: this many batches are drawn together and their rows sorted by length among them, so that less is
+            computed on padding; 1 shuffles freely.
         checkpoints: epochs after which the weights are kept, 0 being the untrained models.
         at_once: models in one step; 8 is best for language models of width 32, about 32 for a small MLP.
         folder: finished stacks are kept there and not trained again.
@@ -132,9 +113,9 @@ def train_stacked(
     masks = np.asarray(kept)
     _check(recipe, masks, seeds, len(rows), at_once)
     net = template(model, dtype, device)
-    data = _data(rows, device)
+    data = data_of(rows, device)
     groups = _groups(masks, at_once)
-    shelf = open_shelf(folder, {"recipe": recipe._asdict(), "model": fingerprint(model, net), "rows": _digest(data)})
+    shelf = open_shelf(folder, {"recipe": recipe._asdict(), "model": fingerprint(model, net), "rows": digest(data)})
     found: dict[int, tuple[Stacked, int]] = {}
     with _bar(progress, len(masks) * epochs, "stacked training") as bar:
         for group in groups:
@@ -165,7 +146,7 @@ def measured(
     out = np.full((m, len(queries)), np.nan)
 
     def one(weights: State, ids: Tensor, mask: Tensor, row: Tensor) -> Tensor:
-        return f(_logits(trained.net, weights, ids), Batch(ids, mask, row))
+        return f(logits(trained.net, weights, ids), Batch(ids, mask, row))
 
     each = vmap(one, in_dims=(0, None, None, None))
     with torch.no_grad(), vectorised(trained.net):
@@ -177,59 +158,6 @@ def measured(
         model, query = np.argwhere(~np.isfinite(out))[0]
         raise FloatingPointError(f"query {columns(queries)[2][query]} has the value {out[model, query]} under {model=}")
     return out
-
-
-def order(lengths: np.ndarray, seed: int, epoch: int, batch_size: int, window: int = 1) -> list[np.ndarray]:
-    """The batches of an epoch as places among a model's own rows, every row once, drawn from (seed, epoch).
-
-    Within `window` batches rows are sorted by length; in which order these batches come depends on the epoch alone, so
-    that batches of different models have about the same length.
-    """
-    shuffled = np.random.default_rng([seed, epoch]).permutation(len(lengths))
-    found: list[np.ndarray] = []
-    common = np.random.default_rng(epoch)
-    for start in range(0, len(shuffled), window * batch_size):
-        part = shuffled[start : start + window * batch_size]
-        if window > 1:
-            part = part[np.argsort(lengths[part], kind="stable")]
-        cut = [part[k : k + batch_size] for k in range(0, len(part), batch_size)]
-        found += [cut[k] for k in common.permutation(len(cut))]
-    return found
-
-
-class _Data(NamedTuple):
-    ids: Tensor
-    mask: Tensor
-    row: Tensor
-    lengths: np.ndarray
-
-
-def _data(rows: Rows, device: str) -> _Data:
-    ids, masks, row = columns(rows)
-    batch = pad(ids, masks, row, device)
-    return _Data(batch.input_ids, batch.loss_mask, batch.row.to(device), np.array([len(one) for one in ids]))
-
-
-def _digest(data: _Data) -> str:
-    import hashlib
-
-    parts = (data.ids.cpu().numpy(), data.mask.cpu().numpy(), data.row.cpu().numpy(), data.lengths)
-    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
-
-
-def _logits(net: nn.Module, weights: State, ids: Tensor) -> Tensor:
-    return functional_call(_Forward(net), {f"net.{name}": value for name, value in weights.items()}, (ids,))  # type: ignore[no-any-return]
-
-
-class _Forward(nn.Module):
-    """The net as ids -> logits."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return forward(self.net, ids)
 
 
 def _groups(masks: np.ndarray, at_once: int) -> list[list[int]]:
@@ -246,7 +174,7 @@ def _stack(
     shelf: Shelf | None,
     net: nn.Module,
     source: Source,
-    data: _Data,
+    data: Data,
     masks: np.ndarray,
     seeds: list[int],
     recipe: Recipe,
@@ -257,77 +185,10 @@ def _stack(
     if shelf is not None and (tensors := shelf.tensors(key)) is not None:
         bar.update(len(masks) * recipe.epochs)
         return _unpacked(net, tensors)
-    done = _train(net, source, data, masks, seeds, recipe, likelihood, bar)
+    done = Stacked(net, *train_stack(net, source, data, masks, seeds, recipe, likelihood, bar))
     if shelf is not None:
         shelf.put_tensors(key, _packed(done))
     return done
-
-
-def _train(
-    net: nn.Module,
-    source: Source,
-    data: _Data,
-    masks: np.ndarray,
-    seeds: list[int],
-    recipe: Recipe,
-    likelihood: Likelihood,
-    bar: Any,
-) -> Stacked:
-    flat, shapes = flatten([drawn(source, net, seed) for seed in seeds])
-    own = [np.flatnonzero(mask) for mask in masks]
-    steps = recipe.epochs * -(-len(own[0]) // recipe.batch_size)
-    gradient = _gradient(net, likelihood)
-    weights = views(flat.values, shapes)
-    kept: dict[int, State] = {0: _copied(weights)} if 0 in recipe.checkpoints else {}
-    losses, step = [], 0
-    with vectorised(net):
-        for epoch in range(recipe.epochs):
-            seen = []
-            for batch in _epoch(data, own, seeds, epoch, recipe):
-                grads, loss = gradient(weights, *batch)
-                lr = rate(step, steps, recipe.lr, recipe.warmup)
-                _update(flat, grads, lr, step + 1, recipe)
-                seen.append(loss)
-                step += 1
-            losses.append(torch.stack(seen).mean(0).double().cpu())
-            _check_finite(losses[-1], seeds, epoch, recipe)
-            if epoch + 1 in recipe.checkpoints:
-                kept[epoch + 1] = _copied(weights)
-            bar.update(len(masks))
-    return Stacked(net, _copied(weights), kept, torch.stack(losses, 1).numpy())
-
-
-def _gradient(net: nn.Module, likelihood: Likelihood) -> Callable[..., tuple[State, Tensor]]:
-    def loss(weights: State, ids: Tensor, mask: Tensor, row: Tensor) -> Tensor:
-        return -likelihood.log_p(_logits(net, weights, ids), Batch(ids, mask, row)).mean()
-
-    return vmap(grad_and_value(loss))
-
-
-def _epoch(
-    data: _Data, own: list[np.ndarray], seeds: list[int], epoch: int, recipe: Recipe
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """ids, mask (M b t) and row (M b) of every step: each model's own batch, cut to the longest row among them."""
-    orders = [
-        order(data.lengths[places], seed, epoch, recipe.batch_size, recipe.window)
-        for places, seed in zip(own, seeds, strict=True)
-    ]
-    for batch in zip(*orders, strict=True):
-        places = np.stack([mine[some] for mine, some in zip(own, batch, strict=True)])
-        t = int(data.lengths[places].max())
-        index = torch.from_numpy(places).to(data.ids.device)
-        yield data.ids[index, :t], data.mask[index, :t], data.row[index]
-
-
-def _update(flat: Flat, grads: State, lr: float, step: int, recipe: Recipe) -> None:
-    gradient = torch.cat([value.flatten(1) for value in grads.values()], 1)
-    if recipe.clip is not None:
-        gradient = clipped(gradient, recipe.clip)
-    step_of(recipe.optimizer)(flat, gradient, lr, step, recipe)
-
-
-def _copied(state: State) -> State:
-    return {name: value.clone() for name, value in state.items()}
 
 
 def _joined(net: nn.Module, parts: list[tuple[Stacked, int]]) -> Stacked:
@@ -360,15 +221,6 @@ def _bar(progress: bool, total: int, what: str) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=what, unit="epoch", delay=2, disable=not progress, leave=False)
-
-
-def _check_finite(losses: Tensor, seeds: list[int], epoch: int, recipe: Recipe) -> None:
-    if not torch.isfinite(losses).all():
-        bad = int((~torch.isfinite(losses)).nonzero()[0])
-        raise FloatingPointError(
-            f"in epoch {epoch + 1} of {recipe.epochs} the loss of the model with seed {seeds[bad]} (place {bad} of its "
-            f"stack) is {float(losses[bad])}; give a smaller lr than {recipe.lr}, a longer warmup or a smaller clip"
-        )
 
 
 def _check(recipe: Recipe, masks: np.ndarray, seeds: Sequence[int], n: int, at_once: int) -> None:
