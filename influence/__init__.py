@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from influence.model.supervised import Supervised as Supervised
     from influence.report.page import write_report as write_report
     from influence.truth.lds import lds as lds
+    from influence.truth.pbrf import pbrf as pbrf
     from influence.truth.retrain import retrain as retrain
     from influence.truth.retrain import subsets as subsets
-    from influence.truth.pbrf import pbrf as pbrf
 
 __version__ = "0.1.0"
 

@@ -42,9 +42,7 @@ def subsets(n: int, count: int, share: float = 0.5, seed: int = 0) -> np.ndarray
     """
     keep = round(share * n)
     if count < 1 or not 0 < keep < n:
-        raise ValueError(
-            f"{count} subsets with {keep} of {n} rows: give a count of at least 1 and a share inside (0, 1)"
-        )
+        raise ValueError(f"{count} subsets with {keep} of {n} rows: give at least 1, and a share inside (0, 1)")
     kept = np.zeros((count, n), bool)
     for k in range(count):
         kept[k, np.random.default_rng([seed, k]).permutation(n)[:keep]] = True
@@ -216,8 +214,8 @@ def _made(recipe: TrainingRecipe, rows: Rows, subset: int, seed: int) -> Model:
         made = recipe(rows, seed)
     except Exception as error:
         raise RecipeFailed(
-            f"the recipe raised {type(error).__name__} for subset {subset} ({len(rows)} rows) and seed {seed}: {error}. "
-            "Finished retrainings are kept; mend the recipe and give the same call again"
+            f"the recipe raised {type(error).__name__} for subset {subset} ({len(rows)} rows) and seed {seed}: "
+            f"{error}. Finished retrainings are kept; mend the recipe and give the same call again"
         ) from error
     if not isinstance(made, LM | nn.Module | str | Path):
         raise RecipeFailed(

@@ -60,7 +60,7 @@ def digest(data: Data) -> str:
 
 
 def logits(net: nn.Module, weights: State, ids: Tensor) -> Tensor:
-    return functional_call(_Forward(net), {f"net.{name}": value for name, value in weights.items()}, (ids,))  # type: ignore[no-any-return]
+    return functional_call(_Forward(net), {f"net.{name}": value for name, value in weights.items()}, (ids,))
 
 
 class _Forward(nn.Module):
