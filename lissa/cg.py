@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from influence.grads import axpy, dot
+from influence.grads import axpy, dot, norm
 from influence.types import Grad, Solution, Solver
 from lissa import change
 from lissa.problem import Indefinite, Lam, Product, damped, energy, inverse, prepare, relative, residual_of, shown
@@ -25,6 +25,7 @@ class State(NamedTuple):
     rz: Tensor
     active: Tensor
     steps: Tensor  # (q)
+    top: Tensor  # (q) the largest ‖Ap‖ / ‖p‖ so far
 
 
 def cg(
@@ -76,27 +77,36 @@ def init(v: Grad, alive: Tensor, solve: Product) -> State:
     """The state at x = 0."""
     z = solve(v)
     zero: Grad = {name: torch.zeros_like(part) for name, part in v.items()}  # type: ignore[arg-type]
-    return State(zero, v, z, energy(v, z, alive), alive.clone(), torch.zeros_like(alive, dtype=torch.long))
+    found = energy(v, z, alive)
+    return State(zero, v, z, found, alive.clone(), torch.zeros_like(alive, dtype=torch.long), torch.zeros_like(found))
 
 
 def update(state: State, matrix: Product, solve: Product, v: Grad, tolerance: float, lam: Lam) -> State:
     """One step for the active queries."""
     active = state.active
     ap = matrix(state.p)
-    alpha = torch.where(active, state.rz / _curvature(state, ap, lam), 0.0)
+    top = torch.maximum(state.top, torch.where(active, norm(ap) / torch.where(active, norm(state.p), 1.0), 0.0))
+    alpha = torch.where(active, state.rz / _curvature(state, ap, top, lam), 0.0)
     x, r = axpy(alpha, state.p, state.x), axpy(-alpha, ap, state.r)
     z = solve(r)
     rz = torch.where(active, energy(r, z, active), state.rz)
     beta = torch.where(active, rz / state.rz, 0.0)
     remaining = active & (relative(r, v, active) > tolerance) & (rz > 0)
-    return State(x, r, axpy(beta, state.p, z), rz, remaining, state.steps + active)
+    return State(x, r, axpy(beta, state.p, z), rz, remaining, state.steps + active, top)
 
 
-def _curvature(state: State, ap: Grad, lam: Lam) -> Tensor:
-    """⟨p, Ap⟩ per query, 1 where it is frozen."""
-    found = dot(state.p, ap)
+def _curvature(state: State, ap: Grad, top: Tensor, lam: Lam) -> Tensor:
+    """⟨p, Ap⟩ per query, 1 where it is frozen.
+
+    What rounding cannot tell from zero counts as zero: a small angle between p and Ap, and with λ = 0 also a small
+    ⟨p, Ap⟩/⟨p, p⟩, since G alone is singular as soon as there are more parameters than predictions.
+    """
+    found, squares = dot(state.p, ap), dot(state.p, state.p)
     finite = torch.isfinite(found)
-    least = torch.finfo(found.dtype).eps * (dot(state.p, state.p) * dot(ap, ap)).sqrt()
+    eps = torch.finfo(found.dtype).eps
+    least = eps * (squares * dot(ap, ap)).sqrt()
+    if 0.0 in lam.values():
+        least = torch.maximum(least, 16 * eps * top * squares)
     bad = state.active & ~(finite & (found > least))
     if bad.any():
         first = int(bad.nonzero()[0])

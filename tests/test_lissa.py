@@ -223,6 +223,10 @@ def test_an_indefinite_matrix_names_the_damping() -> None:
     zero: dict[str, float | None] = {"one": 0.0, "two": 0.0}
     with pytest.raises(Indefinite, match="λ from 0 to 0; use a larger damping"):
         cg(small.product(indefinite), V, zero)
+    few = small.product(small.moment(ROWS[:10]))
+    with pytest.raises(Indefinite, match="not positive definite with λ from 0 to 0"):
+        cg(few, V, zero)
+    assert cg(few, V, {"one": 1e-9, "two": 1e-9}, steps=500).converged
     with pytest.raises(Indefinite, match="use a larger damping"):
         neumann(repeat(small.product(-G)), V, zero, generator=generator())
     with pytest.raises((Diverged, Indefinite)):

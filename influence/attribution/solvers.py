@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-import ekfac
 import lissa
 from ekfac import EKFACSolver, Factors
-from influence.attribution.fit import fit_diagonal
+from influence.attribution.damping import lambdas, preconditioner, relative
 from influence.attribution.gradients import query_gradients
 from influence.attribution.passes import compute_dtype
 from influence.attribution.products import Products, products
@@ -24,7 +22,6 @@ from influence.types import LM, Grad, Solution, Solver
 if TYPE_CHECKING:
     from influence.types import Rows
 
-DAMPING = 0.1
 CERTIFICATE_ROWS = 1024
 PROBES = 64
 PARTS = 16
@@ -128,7 +125,7 @@ def lissa_solver(
         settings = {"batch_size": min(batch_size, len(rows)), "rows": len(rows), "average": average, **said}
         return _described(found, settings, precondition, blockwise)
 
-    return IterativeSolver("lissa", _relative(damping, absolute, precondition), lam, solve)
+    return IterativeSolver("lissa", relative(damping, absolute, precondition), lam, solve)
 
 
 def cg_solver(
@@ -203,59 +200,7 @@ def cg_solver(
                 found = _warned(lissa.certified(found, checked, tolerance), taken)
         return _described(found, {"sample": taken, "rows": len(rows), **said}, precondition, blockwise)
 
-    return IterativeSolver("cg", _relative(damping, absolute, precondition), lam, solve)
-
-
-def lambdas(
-    lm: LM,
-    rows: Rows,
-    damping: float | None,
-    factors: Factors | None,
-    absolute: Mapping[str, float | None] | None,
-    precondition: Solver | bool | None,
-    likelihood: Likelihood,
-    dtype: str | torch.dtype | None,
-    progress: bool,
-) -> dict[str, float | None]:
-    """The absolute λ of every block, the same for every solver: see `lissa_solver` for where it comes from."""
-    names = [block.name for block in lm.blocks]
-    if absolute is not None:
-        _same_blocks(names, absolute)
-        return {name: absolute[name] for name in names}
-    if damping is not None and not (math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"damping is {damping}; it must be a finite number of at least 0")
-    if factors is None and isinstance(precondition, EKFACSolver):
-        if damping is None:
-            _same_blocks(names, precondition.lam)
-            return {name: precondition.lam[name] for name in names}
-        factors = precondition.factors
-    if factors is None:
-        factors = fit_diagonal(lm, rows, likelihood=likelihood, dtype=dtype, progress=progress)
-    _same_blocks(names, factors)
-    by = DAMPING if damping is None else damping
-    return {name: by * factors[name].mean if factors[name].mean > 0 else None for name in names}
-
-
-def preconditioner(
-    precondition: Solver | bool | None, factors: Factors | None, lam: Mapping[str, float | None]
-) -> Solver | None:
-    """The solver that was given, or for True that of the factors with the same λ."""
-    if precondition is None or precondition is False:
-        return None
-    if precondition is not True:
-        return precondition
-    if factors is None:
-        raise ValueError("precondition=True needs factors=fit_ekfac(…); or give a solver such as ekfac.solver(factors)")
-    return ekfac.solver(factors, absolute=lam)
-
-
-def _same_blocks(names: list[str], given: Mapping[str, Any]) -> None:
-    missing, extra = sorted(set(names) - set(given)), sorted(set(given) - set(names))
-    if missing or extra:
-        raise ValueError(
-            f"the damping lacks the blocks {missing[:5]} and has unknown ones {extra[:5]}; "
-            "use factors of the same model and the same selection of blocks"
-        )
+    return IterativeSolver("cg", relative(damping, absolute, precondition), lam, solve)
 
 
 def _require_rows(name: str, value: int, least: int) -> None:
@@ -314,15 +259,6 @@ def _warned(found: Solution, taken: int) -> Solution:
             stacklevel=3,
         )
     return found
-
-
-def _relative(damping: float | None, absolute: Any, precondition: Any) -> float | None:
-    """The damping to record, in units of the mean eigenvalue; None where λ was given absolutely."""
-    if absolute is not None:
-        return None
-    if damping is None and isinstance(precondition, EKFACSolver):
-        return precondition.damping
-    return DAMPING if damping is None else damping
 
 
 def _list(values: Any) -> list[float]:
