@@ -1,17 +1,18 @@
 """The three settings on which solvers and rankings are compared: a language model, a classifier, a regression.
 
-Each gives rows, queries, a recipe, models of several seeds with the checkpoints of their training, and the measured f of
-models retrained on random halves of the rows. What was trained is kept in a folder and not trained again.
+Each gives rows, queries, a recipe, models of several seeds with the checkpoints of their training, and the measured f
+of models retrained on random halves of the rows. What was trained is kept in a folder and not trained again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xarray
 from torch import nn
 
 import influence
@@ -38,8 +39,6 @@ class Setting:
     recipe: dict[str, Any]
     checkpoints: tuple[int, ...]
     folder: Path
-    measure: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def trained(self, seeds: range, progress: bool = True) -> Stacked:
         """The models to explain, one per seed, on all rows."""
@@ -49,13 +48,14 @@ class Setting:
     def halves(self, count: int = SUBSETS) -> np.ndarray:
         return subsets(len(self.rows), count, share=0.5, seed=0)
 
-    def truth(self, count: int = SUBSETS, retrainings: int = RETRAININGS, progress: bool = True) -> np.ndarray:
-        """Measured f (subset, seed, query) of models retrained on each half."""
+    def truth(self, count: int = SUBSETS, retrainings: int = RETRAININGS, progress: bool = True) -> xarray.DataArray:
+        """Measured f (subset, seed, query) of models retrained on each half, as `influence.retrain` gives it."""
         kept = np.repeat(self.halves(count), retrainings, 0)
         seeds = [FIRST_RETRAINED + k for _ in range(count) for k in range(retrainings)]
         done = self._train(kept, seeds, (), "retrained", progress)
-        f = measured(done, self.queries, measure=self.measure, likelihood=self.likelihood)
-        return f.reshape(count, retrainings, -1)
+        f = measured(done, self.queries, likelihood=self.likelihood).reshape(count, retrainings, -1)
+        coords = {"seed": seeds[:retrainings], "query": self.queries["row"]}
+        return xarray.DataArray(f, dims=("subset", "seed", "query"), coords=coords)
 
     def lm(self, stacked: Stacked, place: int, epoch: int | None = None) -> LM:
         return influence.load(stacked.model(place, epoch))

@@ -14,7 +14,7 @@ class Supervised(nn.Module):
 
     Args:
         net: maps inputs (…, i) to outputs (…, v) without mixing examples, for instance an nn.Sequential of nn.Linear.
-        inputs: (N, i), in the type of net's parameters.
+        inputs: (N, i); they are cast to the type of net's parameters.
 
     Raises:
         ValueError: for inputs that are not a finite table.
@@ -34,4 +34,5 @@ class Supervised(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         first = torch.zeros_like(ids)
         first[:, 0] = 1
-        return self.net(self.inputs[ids * first] * first[..., None])
+        dtype = next(self.net.parameters()).dtype  # of the weights in use, which may be copies of another type
+        return self.net((self.inputs[ids * first] * first[..., None]).to(dtype))

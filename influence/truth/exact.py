@@ -98,13 +98,14 @@ def exact_solver(
         )
 
     def solve(grad: Grad) -> Solution:
-        v = flattened(order(grad, [block.name for block in lm.blocks])).double()
+        given = flattened(order(grad, [block.name for block in lm.blocks]))
+        v = given.double()
         x = torch.zeros_like(v)
         x[:, kept] = torch.cholesky_solve(v[:, kept].T, factor).T
         left = torch.linalg.vector_norm(x[:, kept] @ damped - v[:, kept], dim=1)
         norm = torch.linalg.vector_norm(v[:, kept], dim=1)
         residual = torch.where(norm > 0, left / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
-        return Solution(laid_out(lm, x), residual, steps=0, converged=True, info={"solver": "exact"})
+        return Solution(laid_out(lm, x.to(given)), residual, steps=0, converged=True, info={"solver": "exact"})
 
     return solve
 
