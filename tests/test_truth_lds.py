@@ -146,3 +146,19 @@ def test_what_does_not_fit_is_named() -> None:
         lds(scores.where(scores < 1), kept, truth)
     with pytest.raises(ValueError, match="against is 'c'; the scores are a"):
         paired({"a": scores}, "c", kept, truth)
+
+
+def test_a_list_of_scores_counts_by_the_mean_of_their_lds() -> None:
+    rng = np.random.default_rng(5)
+    kept = influence.subsets(12, 20)
+    coords = {"query": np.arange(4), "row": np.arange(12)}
+    several = [xarray.DataArray(rng.standard_normal((4, 12)), dims=("query", "row"), coords=coords) for _ in range(3)]
+    f = rng.standard_normal((20, 2, 4))
+    truth = xarray.DataArray(f, dims=("subset", "seed", "query"), coords={"query": np.arange(4)})
+    options = {"resamples": 50, "saturated": None}
+    each = [lds(one, kept, truth, **options)["lds"][0] for one in several]
+    joint = lds({"all": several}, kept, truth, **options)
+    assert joint["lds"][0] == pytest.approx(np.mean(each))
+    assert joint["low"][0] < joint["lds"][0] < joint["high"][0]
+    gain = paired({"all": several, "first": several[:1]}, "first", kept, truth, **options)
+    assert gain["difference"][0] == pytest.approx(np.mean(each) - each[0])

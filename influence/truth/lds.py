@@ -8,7 +8,7 @@ Intervals are BCa bootstraps (Efron 1987) that draw queries and subsets anew, in
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from influence.types import Scores
 
-    Several: TypeAlias = Scores | Mapping[str, Scores]
+    Several: TypeAlias = Scores | Mapping[str, Scores | Sequence[Scores]]
 
 SATURATED = -1e-3
 LEAST_SPREAD = 1e-4
@@ -46,7 +46,8 @@ def lds(
     None for measurements other than log p). A query whose predicted sums are all equal counts as 0.
 
     Args:
-        scores: (query, row, …) or several by name; rows in the order of the columns of `kept`, the rest is summed.
+        scores: (query, row, …) or several by name; rows in the order of the columns of `kept`, the rest is summed. A
+            list of scores, such as those of models of several seeds, counts by the mean of their LDS.
         kept: (subset, row) bool.
         truth: measured f (subset, seed, query) as `influence.retrain` returns it.
 
@@ -60,8 +61,7 @@ def lds(
     case = _case(kept, truth, saturated, least_spread)
     lines = []
     for name, one in _named(scores).items():
-        predicted = below(_predicted(name, one, case))
-        value, low, high = _interval([(1.0, predicted, case.below)], resamples, confidence, seed)
+        value, low, high = _interval(_terms(name, one, case), resamples, confidence, seed)
         lines.append({"method": name, "lds": value, "low": low, "high": high})
     table = pd.DataFrame(lines).sort_values("lds", ascending=False, kind="stable", ignore_index=True)
     table.attrs = _attrs(case, truth, resamples, confidence)
@@ -71,7 +71,7 @@ def lds(
 
 
 def paired(
-    scores: Mapping[str, Scores],
+    scores: Mapping[str, Scores | Sequence[Scores]],
     against: str,
     kept: np.ndarray,
     truth: xarray.DataArray,
@@ -89,12 +89,11 @@ def paired(
     if against not in scores:
         raise ValueError(f"against is {against!r}; the scores are {', '.join(scores)}")
     case = _case(kept, truth, saturated, least_spread)
-    base = below(_predicted(against, scores[against], case))
+    base = _terms(against, scores[against], case, -1.0)
     lines = []
     for name, one in scores.items():
         if name != against:
-            terms = [(1.0, below(_predicted(name, one, case)), case.below), (-1.0, base, case.below)]
-            value, low, high = _interval(terms, resamples, confidence, seed)
+            value, low, high = _interval(_terms(name, one, case) + base, resamples, confidence, seed)
             lines.append({"method": name, "difference": value, "low": low, "high": high})
     table = pd.DataFrame(lines, columns=["method", "difference", "low", "high"])
     table = table.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
@@ -206,7 +205,7 @@ def _used(truth: xarray.DataArray, saturated: float | None, least_spread: float)
     return np.flatnonzero(good), truth["query"].values[~good].tolist()
 
 
-def _named(scores: Several) -> dict[str, Scores]:
+def _named(scores: Several) -> dict[str, Any]:
     return dict(scores) if isinstance(scores, Mapping) else {str(scores.name or "score"): scores}
 
 
@@ -228,6 +227,13 @@ def _predicted(name: str, scores: Scores, case: _Case) -> np.ndarray:
 
 
 Terms: TypeAlias = "list[tuple[float, np.ndarray, np.ndarray]]"
+
+
+def _terms(name: str, scores: Scores | Sequence[Scores], case: _Case, sign: float = 1.0) -> Terms:
+    several: list[Any] = list(scores) if isinstance(scores, list | tuple) else [scores]
+    if not several:
+        raise ValueError(f"no scores came for {name}; give at least one")
+    return [(sign / len(several), below(_predicted(name, one, case)), case.below) for one in several]
 
 
 def _interval(terms: Terms, resamples: int, confidence: float, seed: int) -> tuple[float, float, float]:
