@@ -24,6 +24,7 @@ from settings import NAMES, Setting, setting
 
 import ekfac
 import influence
+from influence.attribution.rank import ranked_values
 from influence.attribution.trajectory import combine, spaced
 from influence.truth.lds import ceiling, lds, paired
 from influence.truth.stacked import Stacked
@@ -46,7 +47,7 @@ def per_checkpoint(one: Setting, models: Stacked, seed: int) -> dict[int, dict[s
         found[epoch] = {
             "lm": lm,
             "factors": factors,
-            "ekfac": scored(one, lm, ekfac.solver(factors, DAMPING)),
+            "ekfac": scored(one, lm, ekfac.solver(factors, DAMPING), row_norm=True),
             "final factors": scored(one, lm, ekfac.solver(last, DAMPING)),
             "dot": scored(one, lm, ekfac.solver(ekfac.identity(shapes), 0.0)),
         }
@@ -58,9 +59,9 @@ def fitted(one: Setting, lm: LM) -> ekfac.Factors:
     return influence.fit_ekfac(lm, one.rows, **options)
 
 
-def scored(one: Setting, lm: LM, solver: Any) -> Scores:
+def scored(one: Setting, lm: LM, solver: Any, row_norm: bool = False) -> Scores:
     options = {"per": "sequence", "batch_size": BATCH, "progress": False, "likelihood": one.likelihood}
-    return influence.score(lm, one.rows, one.queries, solver, **options)
+    return influence.score(lm, one.rows, one.queries, solver, row_norm=row_norm, **options)
 
 
 def cg(one: Setting, lm: LM, factors: ekfac.Factors, steps: int = 5) -> Scores:
@@ -124,6 +125,13 @@ def variants(one: Setting, points: dict[int, dict[str, Any]], rates: Sequence[fl
         "damping 1, final": over_damping(one, points, [last], 1.0),
         "damping 10, final": over_damping(one, points, [last], 10.0),
     }
+    for damping in (0.1, 0.3, 1.0):
+        solver = ekfac.solver(points[last]["factors"], damping)
+        alone = scored(one, points[last]["lm"], solver, row_norm=True)
+        found[f"leverage, damping {damping:g}, final"] = ranked_values(alone, normalize="leverage")
+    tempered = [ranked_values(points[e]["ekfac"], normalize="leverage") for e in five]
+    found["leverage at each"] = combine(tempered)
+    found["divided by row norm, final"] = ranked_values(points[last]["ekfac"], normalize="row")
     for rate in rates:
         found[f"SOURCE, ηK {rate:g}"] = source(one, [points[e] for e in five], rate)
     return found

@@ -194,6 +194,9 @@ def test_rank(lm: LM, solver: ekfac.EKFACSolver) -> None:
     assert nats.attrs["ranking"] != normal.attrs["ranking"]
     with pytest.raises(ValueError, match="row_norm=True"):
         rank(score(lm, ROWS, QUERIES, solver, progress=False), normalize="row")
+    tempered = rank(scores, normalize="leverage")
+    own = 1 + scores["row_norm"] ** 2 / len(ROWS)
+    assert tempered.values[1].tolist() == np.argsort(-(total / np.sqrt(own)).values[1]).tolist()
     with pytest.raises(ValueError, match="normalize is 'rows'"):
         rank(scores, normalize="rows")
 
