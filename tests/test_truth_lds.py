@@ -117,6 +117,7 @@ def test_queries_without_variation_or_answered_with_certainty_are_left_out_and_c
     table = lds(scores, kept, changed, resamples=20)
     assert table.attrs["left_out_queries"] == [11, 14] and table.attrs["queries"] == 4 and table.attrs["left_out"] == 2
     assert lds(scores, kept, changed, resamples=5, saturated=None, least_spread=0.0).attrs["left_out"] == 0
+    assert lds(scores, kept, truth + 100, resamples=5).attrs["left_out"] == 0  # no log p
     with pytest.raises(ValueError, match="all 6 queries are left out"):
         lds(scores, kept, truth.copy(data=np.full(truth.shape, -1.0)))
 

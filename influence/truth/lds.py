@@ -43,7 +43,7 @@ def lds(
 
     Queries are left out whose f, averaged over seeds, varies over subsets by a standard deviation of less than
     `least_spread`, or has a mean above `saturated` (log p of about 0: answered with certainty whatever is left out;
-    None for measurements other than log p). A query whose predicted sums are all equal counts as 0.
+    only where no f is positive, as of a log p; None switches it off). A query whose predicted sums are all equal counts as 0.
 
     Args:
         scores: (query, row, …) or several by name; rows in the order of the columns of `kept`, the rest is summed. A
@@ -195,7 +195,7 @@ def _used(truth: xarray.DataArray, saturated: float | None, least_spread: float)
         raise ValueError("the measured f has values that are not finite; retrain those models")
     mean = truth.mean("seed").transpose("query", "subset").values
     good = mean.std(1) >= least_spread
-    if saturated is not None:
+    if saturated is not None and mean.max() <= 0:
         good &= mean.mean(1) <= saturated
     if not good.any():
         raise ValueError(

@@ -74,7 +74,7 @@ def train_stacked(
     momentum: float = 0.9,
     window: int = 1,
     checkpoints: Sequence[int] = (),
-    at_once: int = 8,
+    at_once: int = 16,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     likelihood: Likelihood = categorical,
@@ -97,7 +97,8 @@ def train_stacked(
         window: this many batches are drawn together and their rows sorted by length among them, so that less is
             computed on padding; 1 shuffles freely.
         checkpoints: epochs after which the weights are kept, 0 being the untrained models.
-        at_once: models in one step; 8 is best for language models of width 32, about 32 for a small MLP.
+        at_once: models in one step; on one CPU thread 16 for language models of width 32 and 64 for a small MLP were
+            the fastest tried (`benchmarks/stacked.py`).
         folder: finished stacks are kept there and not trained again.
 
     Raises:
@@ -132,7 +133,7 @@ def measured(
     measure: Measure | None = None,
     likelihood: Likelihood = categorical,
     batch_size: int = 32,
-    at_once: int = 8,
+    at_once: int = 16,
 ) -> np.ndarray:
     """f of every query under every model, (M, q) float64, default log p(completion) in nats; no model is built.
 
