@@ -92,8 +92,7 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
         _, found["A"] = fit_covariance_matrices_with_loader(task=task, loader=_loader(rows, job.batch), **common)
 
     def eigenvectors() -> None:
-        copied = {name: {k: v.clone() for k, v in factor.items()} for name, factor in found["A"].items()}
-        found["Q"] = perform_eigendecomposition(covariance_factors=copied, **common)
+        found["Q"] = perform_eigendecomposition(covariance_factors=found.pop("A"), **common)
 
     def lambdas() -> None:
         loader = _loader(rows, job.batch)

@@ -14,8 +14,7 @@ from torch import Tensor
 import ekfac
 import influence
 from influence.attribution.fit import fit_covariance, fit_eigenvalues
-from influence.attribution.gradients import query_gradients
-from influence.attribution.score import contract, solve_for_pass
+from influence.attribution.score import contract, solved_queries
 from influence.model.loss import log_p, sampled_log_p
 from influence.types import Rows
 
@@ -46,15 +45,14 @@ def open_tool(job: Job, folder: Path, per_module: bool = False) -> Stages:
         found["A"] = fit_covariance(lm, some, measure, **common)
 
     def eigenvectors() -> None:
-        found["Q"] = ekfac.eigenbasis(found["A"], shapes)
+        found["Q"] = ekfac.eigenbasis(found.pop("A"), shapes)
 
     def lambdas() -> None:
         found["L"] = fit_eigenvalues(lm, rows, measure, found["Q"], **common)
 
     def queries_solved() -> None:
-        solver = ekfac.solver(ekfac.factors(found["Q"], found["L"]), damping=0.1)
-        gradients, _ = query_gradients(lm, asked, log_p, **common)
-        found["V"] = solve_for_pass(solver, gradients, common["dtype"])[1]
+        solver = ekfac.solver(ekfac.factors(found["Q"], found.pop("L")), damping=0.1)
+        found["V"] = solved_queries(lm, asked, solver, log_p, **common)[1]
 
     def scores() -> dict[str, Tensor]:
         result = contract(lm, rows, found["V"], (), **common).array(asked, 1.0, {})

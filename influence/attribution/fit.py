@@ -77,8 +77,8 @@ def fit_ekfac(
     kind = compute_dtype(dtype)
     if basis is None:
         chosen = some_rows(rows, covariance_rows, seed)
-        state = fit_covariance(lm, chosen, measure, splits=splits, batch_size=batch_size, dtype=kind, progress=progress)
-        bases = ekfac.eigenbasis(state, shapes(lm))
+        shared: dict[str, Any] = {"batch_size": batch_size, "dtype": kind, "progress": progress}
+        bases = ekfac.eigenbasis(fit_covariance(lm, chosen, measure, splits=splits, **shared), shapes(lm))
     else:
         bases = _bases_of(basis, lm)
     fitted = fit_eigenvalues(
@@ -194,11 +194,13 @@ def _turns(
     lm: LM, bases: dict[str, ekfac.Basis] | None, dtype: torch.dtype | None
 ) -> Callable[[Block, torch.Tensor, torch.Tensor], torch.Tensor]:
     """(block, a, g) -> coordinates (b o i) of the gradients, in the type that is computed in."""
-    pairs = {}
-    for block in lm.blocks:
+
+    def turn(block: Block, a: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         both = (None, None) if bases is None else (bases[block.name].basis_in, bases[block.name].basis_out)
-        pairs[block.name] = tuple(q if q is None or dtype is None else q.to(dtype) for q in both)
-    return lambda block, a, g: eigenvalues.coordinates(a, g, *pairs[block.name])
+        cast = [q if q is None or dtype is None else q.to(dtype) for q in both]
+        return eigenvalues.coordinates(a, g, *cast)
+
+    return turn
 
 
 def measures_of(labels: str, seed: int, likelihood: Likelihood, lm: LM, rows: Rows) -> Measure | list[Measure]:

@@ -57,9 +57,9 @@ def watched(items: Iterable[Any], what: str, total: int, progress: bool) -> Iter
             bar.update(len(places))
 
 
-def chunks(block: Block, a: Tensor) -> Iterator[slice]:
-    """Sequences of a (b t i) taken together so that their gradients for this block stay within PRODUCT_NUMBERS."""
-    size = max(1, PRODUCT_NUMBERS.get(a.device.type, 1 << 24) // block.size)
+def chunks(block: Block, a: Tensor, copies: int = 1) -> Iterator[slice]:
+    """Sequences of a (b t i) taken together so that `copies` of their gradients stay within PRODUCT_NUMBERS."""
+    size = max(1, PRODUCT_NUMBERS.get(a.device.type, 1 << 24) // (copies * block.size))
     for start in range(0, len(a), size):
         yield slice(start, start + size)
 

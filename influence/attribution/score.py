@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ekfac import EKFACSolver
 from influence.attribution.collect import Collected, keep_all, keep_top, levels
-from influence.attribution.gradients import query_gradients
+from influence.attribution.gradients import each_gradient, gradient_dtype, query_gradients
 from influence.attribution.norm import row_norm as norm_of_rows
-from influence.attribution.passes import chunks, compute_dtype, device_of, require_finite, watched
+from influence.attribution.passes import chunks, compute_dtype, device_of, model_dtype, require_finite, watched
 from influence.grads import dense, order
 from influence.model.batches import batches
 from influence.model.capture import capture
 from influence.model.likelihood import Likelihood, categorical
 from influence.model.loss import Measure, log_p
-from influence.types import LM, Block, Grad, LowRank, Pair, Solution, Solver
+from influence.types import LM, Block, LowRank, Pair, Solution, Solver
 
 if TYPE_CHECKING:
     from influence.types import Rows, Scores
@@ -79,9 +79,8 @@ def score(
         raise ValueError(f"n is {n}; it is the size of the training corpus and must be at least 1")
     if top is not None and (top < 1 or "token" in levels(per)):
         raise ValueError(f"top={top} with per={per!r}: top needs at least 1 and scores of whole rows")
-    grad, values = query_gradients(lm, queries, measure, batch_size=batch_size, dtype=kind, progress=progress)
-    solution, v = solve_for_pass(solver, grad, kind)
     options: dict[str, Any] = {"batch_size": batch_size, "dtype": kind, "progress": progress}
+    solution, v, values = solved_queries(lm, queries, solver, measure, **options)
     collected = contract(lm, rows, v, levels(per), top=top, measure=likelihood.log_p, **options)
     attrs = {**_attrs(solver, solution, measure, corpus, raw, kind), "n_layers": lm.n_layers}
     found = collected.array(queries, 1.0 if raw else 1.0 / corpus, attrs)
@@ -129,13 +128,37 @@ def laid(value: Tensor | LowRank, dtype: torch.dtype | None = None) -> Tensor:
     return dense(value).to(dtype).mT.contiguous()
 
 
-def solve_for_pass(solver: Solver, grad: Grad, dtype: torch.dtype | None) -> tuple[Solution, dict[str, Tensor]]:
-    """The solution, and its value laid for the pass; uses `grad` up, so that only one block is held in both forms."""
-    if isinstance(solver, EKFACSolver):
-        names = list(order(grad, list(solver.factors)))
-        return Solution({}), {name: laid(solver.block(name, dense(grad.pop(name))), dtype) for name in names}
-    solution = solver(grad)
-    return solution, {name: laid(value, dtype) for name, value in solution.value.items()}
+def solved_queries(
+    lm: LM,
+    queries: Rows,
+    solver: Solver,
+    measure: Measure = log_p,
+    *,
+    batch_size: int = 32,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+) -> tuple[Solution, dict[str, Tensor], Tensor]:
+    """The solution for the queries' gradients, its value as `laid` by block for the pass, and measurements (q).
+
+    EK-FAC solves each block of each query by itself, so there no gradient is kept, and the solution is empty.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "progress": progress}
+    if not isinstance(solver, EKFACSolver):
+        grad, values = query_gradients(lm, queries, measure, **options)
+        solution = solver(grad)
+        return solution, {name: laid(value, dtype) for name, value in solution.value.items()}, values
+    order(dict.fromkeys(solver.factors, torch.empty(0)), [block.name for block in lm.blocks])
+    wide, kept = gradient_dtype(lm, dtype), dtype or model_dtype(lm)
+    v = {
+        block.name: torch.empty(len(queries), *block.shape[::-1], dtype=kept, device=device_of(lm))
+        for block in lm.blocks
+    }
+
+    def solve(block: Block, places: Tensor, grad: Tensor) -> None:
+        v[block.name][places] = solver.block(block.name, grad.to(wide)).mT.to(kept)
+
+    values = each_gradient(lm, queries, measure, solve, **options)
+    return Solution({}), v, values
 
 
 def _row_products(block: Block, pair: Pair, v: Tensor, t: int) -> Tensor:
@@ -193,4 +216,4 @@ def _name(function: Any) -> str:
     return "log p(completion)" if function is log_p else str(named or type(function).__name__)
 
 
-__all__ = ["contract", "score", "solve_for_pass"]
+__all__ = ["contract", "score", "solved_queries"]

@@ -25,6 +25,8 @@ from influence.types import LM, Batch, Block, Pair
 
 Use = Callable[[Block, Pair], None]
 
+LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}  # numbers that a measure sees at a time
+
 
 class NotFinite(FloatingPointError):
     """A value that would be NaN or infinite; names rows and block."""
@@ -47,9 +49,9 @@ def capture(
 ) -> Iterator[Callable[[Batch, Measure, Use], Tensor]]:
     """A function (batch, measure, use) -> measurements (b), that calls use(block, pair) once per block.
 
-    The pair is that of the gradient of Σ_rows measure; pairs come in backward order, and hold the block's input a
-    (b t i) with the constant 1 last where it has a bias, and g (b t o), zero at positions that do not count
-    (padding, and from the last scored token on).
+    The pair is that of the gradient of Σ_rows measure, which is called on a few rows at a time. Pairs come in backward
+    order, and hold the block's input a (b t i) with the constant 1 last where it has a bias, and g (b t o), zero at
+    positions that do not count (padding, and from the last scored token on).
 
     Args:
         lm: the model; hooks live only inside the context, flags are restored on leaving it.
@@ -65,6 +67,7 @@ def capture(
     weights = _weights(lm.net, dtype)
     with ExitStack() as stack:
         stack.enter_context(quiet(lm.net))
+        stack.enter_context(_narrow_attention(dtype or next(iter(weights.values())).dtype))
         tap = _install(stack, lm.net, blocks, state, weights)
 
         def run(batch: Batch, measure: Measure, use: Use) -> Tensor:
@@ -72,15 +75,25 @@ def capture(
             state.batch, state.keep, state.use, state.seen = batch, keep, use, []
             state.count = int(keep.sum())
             with torch.enable_grad(), tap or ExitStack():
-                values = measure(_logits(lm.net, weights, dtype, batch.input_ids), batch)
-                _check_values(values, batch)
+                values, root = _measured(measure, _logits(lm.net, weights, dtype, batch.input_ids), batch)
                 _check_seen(blocks, state.seen)
-                if values.requires_grad:
-                    values.sum().backward()
+                if root.requires_grad:
+                    root.backward()
             state.batch = state.use = None
-            return values.detach()
+            return values
 
         yield run
+
+
+@contextmanager
+def _narrow_attention(dtype: torch.dtype) -> Iterator[None]:
+    """Math attention keeps a 16-bit type that was asked for in its products; torch widens them by default."""
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # holds for CPUs too
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before or dtype in (torch.bfloat16, torch.float16))
+    try:
+        yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 def _weights(net: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -108,6 +121,38 @@ def _logits(net: nn.Module, weights: dict[str, Tensor] | None, dtype: torch.dtyp
     kwargs: dict[str, Any] = {"use_cache": False} if _takes_cache(net) else {}
     out = net(ids, **kwargs)
     return out if isinstance(out, Tensor) else out.logits
+
+
+def _measured(measure: Measure, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Measurements (b), and a root whose backward starts from their gradient at the logits.
+
+    It is found a few rows at a time, since the graph of a loss is several times as large as its logits.
+    """
+    size = max(1, LOGITS.get(logits.device.type, 1 << 20) // max(logits[0].numel(), 1))
+    grad, values = torch.zeros_like(logits), []
+    for start in range(0, len(logits), size):
+        part = slice(start, start + size)
+        leaf = logits.detach()[part].requires_grad_()
+        found = measure(leaf, Batch(*(x[part] for x in batch)))
+        _check_values(found, batch.row[part])
+        values.append(found.detach())
+        if found.requires_grad:
+            grad[part] = torch.autograd.grad(found.sum(), leaf)[0]
+    return torch.cat(values), _Known.apply(logits, grad)
+
+
+class _Known(torch.autograd.Function):
+    """A number whose gradient at the logits is known; nothing but the graph holds either, and both go early."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, grad: Tensor) -> Tensor:
+        ctx.grad = grad
+        return logits.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        grad, ctx.grad = ctx.grad, None
+        return grad, None
 
 
 def _takes_cache(net: nn.Module) -> bool:
@@ -203,7 +248,8 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        ctx.deliver(g)
+        deliver, ctx.deliver = ctx.deliver, None  # it holds the block's input, which is not needed again
+        deliver(g)
         return g, None
 
 
@@ -234,15 +280,14 @@ def _pair(block: Block, a: Tensor, g: Tensor, state: _Pass, tokens: Tensor | Non
     return Pair(a, g, state.count)
 
 
-def _check_values(values: Tensor, batch: Batch) -> None:
-    if values.shape != (len(batch.input_ids),):
+def _check_values(values: Tensor, row: Tensor) -> None:
+    if values.shape != row.shape:
         raise ValueError(
-            f"the measure returned shape {tuple(values.shape)} for {len(batch.input_ids)} rows; "
-            "it must return one number per row"
+            f"the measure returned shape {tuple(values.shape)} for {len(row)} rows; it must return one number per row"
         )
     bad = ~torch.isfinite(values.detach())
     if bad.any():
-        rows = batch.row[bad.cpu()].tolist()
+        rows = row[bad.cpu()].tolist()
         raise NotFinite(f"the measurement is not finite for rows {rows[:8]}; check the weights and these rows")
 
 
