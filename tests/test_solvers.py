@@ -195,6 +195,8 @@ def test_bad_settings_are_refused(lm: LM, factors: ekfac.Factors, v: Grad) -> No
         cg_solver(lm, ROWS, absolute={}, **SMALL)
     with pytest.raises(ValueError, match="certify"):
         lissa_solver(lm, ROWS, factors=factors, certify=1, **SMALL)(v)
+    with products(lm, ROWS) as of, pytest.raises(ValueError, match="no rows"):
+        of.over(np.arange(0))
     with pytest.raises(ValueError, match="there are no rows"):
         cg_solver(lm, ROWS.select([]), factors=factors, **SMALL)(v)
 

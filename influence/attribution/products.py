@@ -41,7 +41,13 @@ class Products:
         return len(self.row)
 
     def over(self, places: np.ndarray) -> Product:
-        """v -> the mean over these rows of Jᵀ H J v, in v's own type; rows of similar length go together."""
+        """v -> the mean over these rows of Jᵀ H J v, in v's own type; rows of similar length go together.
+
+        Raises:
+            ValueError: for no rows.
+        """
+        if len(places) == 0:
+            raise ValueError("a batch of no rows came for a product; give at least one")
         batches = list(self._batches(places))
         count = len(places)
 

@@ -16,6 +16,7 @@ from influence.attribution.damping import lambdas, preconditioner, relative
 from influence.attribution.gradients import query_gradients
 from influence.attribution.passes import compute_dtype
 from influence.attribution.products import Products, products
+from influence.grads import queries
 from influence.model.likelihood import Likelihood, categorical
 from influence.types import LM, Grad, Solution, Solver
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from influence.types import Rows
 
 CERTIFICATE_ROWS = 1024
-PROBES = 64
+PROBES, PROBE_NUMBERS = 64, 1 << 28  # rows, and numbers that their gradients may take
 PARTS = 16
 
 
@@ -58,7 +59,7 @@ def lissa_solver(
     blockwise: bool = False,
     likelihood: Likelihood = categorical,
     certify: int | None = None,
-    probes: int | Rows = PROBES,
+    probes: int | Rows | None = None,
     seed: int = 0,
     dtype: str | torch.dtype | None = None,
     progress: bool = True,
@@ -78,8 +79,8 @@ def lissa_solver(
         blockwise: leave out what couples different blocks; costs one product per block.
         likelihood: what the outputs mean.
         certify: rows drawn for the certificate, independently of those used; default 1024, or all where fewer.
-        probes: by how many rows' scores (or by those of which rows) the change over the last quarter is followed; 0
-            leaves it out.
+        probes: by how many rows' scores (or by those of which rows) the change over the last quarter is followed;
+            default 64, fewer in large models, whose gradients would fill the memory; 0 leaves it out.
         seed: of mini-batches, the certificate's rows, probes, and the power iteration.
         dtype: compute the products in this type; default the model's own.
 
@@ -97,7 +98,7 @@ def lissa_solver(
     kind = compute_dtype(dtype)
     lam = lambdas(lm, rows, damping, factors, absolute, precondition, likelihood, dtype, progress)
     inner = preconditioner(precondition, factors, lam)
-    chosen = _probe_rows(probes, rows, seed)
+    _require_probes(probes)
 
     def solve(grad: Grad) -> Solution:
         with products(lm, rows, likelihood=likelihood, blockwise=blockwise, dtype=kind, progress=progress) as all_rows:
@@ -117,7 +118,7 @@ def lissa_solver(
                 average=average,
                 precondition=inner,
                 tolerance=tolerance,
-                probes=_gradients(lm, chosen, likelihood, kind),
+                probes=_probes(lm, rows, probes, queries(grad), seed, likelihood, kind),
                 parts=parts,
                 weights=weights,
                 share=share,
@@ -143,7 +144,7 @@ def cg_solver(
     blockwise: bool = False,
     likelihood: Likelihood = categorical,
     certify: int | None = None,
-    probes: int | Rows = PROBES,
+    probes: int | Rows | None = None,
     seed: int = 0,
     dtype: str | torch.dtype | None = None,
     progress: bool = True,
@@ -175,7 +176,7 @@ def cg_solver(
     kind = compute_dtype(dtype)
     lam = lambdas(lm, rows, damping, factors, absolute, precondition, likelihood, dtype, progress)
     inner = preconditioner(precondition, factors, lam)
-    chosen = _probe_rows(probes, rows, seed)
+    _require_probes(probes)
     taken = len(rows) if sample is None else min(sample, len(rows))
 
     def solve(grad: Grad) -> Solution:
@@ -190,7 +191,7 @@ def cg_solver(
                 precondition=inner,
                 steps=steps,
                 tolerance=tolerance,
-                probes=_gradients(lm, chosen, likelihood, kind),
+                probes=_probes(lm, rows, probes, queries(grad), seed, likelihood, kind),
             )
             said: dict[str, Any] = {"certificate_rows": len(rows), "certificate": "exact: all rows"}
             if taken < len(rows) or certify is not None:
@@ -208,19 +209,29 @@ def _require_rows(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} is {value}; it is a number of rows and must be at least {least}")
 
 
-def _probe_rows(probes: int | Rows, rows: Rows, seed: int) -> Rows | None:
-    if not isinstance(probes, int):
-        return probes
-    if probes < 0:
+def _require_probes(probes: int | Rows | None) -> None:
+    if isinstance(probes, int) and probes < 0:
         raise ValueError(f"probes is {probes}; give a number of rows, 0 for none, or the rows themselves")
-    chosen = np.random.default_rng([seed, 2]).permutation(len(rows))[:probes]
-    return rows.select(np.sort(chosen)) if len(chosen) else None
 
 
-def _gradients(lm: LM, rows: Rows | None, likelihood: Likelihood, dtype: torch.dtype | None) -> Grad | None:
-    if rows is None:
-        return None
-    return query_gradients(lm, rows, likelihood.log_p, dtype=dtype, progress=False)[0]
+def _probes(
+    lm: LM,
+    rows: Rows,
+    probes: int | Rows | None,
+    q: int,
+    seed: int,
+    likelihood: Likelihood,
+    dtype: torch.dtype | None,
+) -> Grad | None:
+    """The gradients of the rows by whose scores the answer is followed; few in large models."""
+    if probes is None:
+        probes = min(PROBES, max(8, q, PROBE_NUMBERS // sum(block.size for block in lm.blocks)))
+    if isinstance(probes, int):
+        chosen = np.random.default_rng([seed, 2]).permutation(len(rows))[:probes]
+        if len(chosen) == 0:
+            return None
+        probes = rows.select(np.sort(chosen))
+    return query_gradients(lm, probes, likelihood.log_p, dtype=dtype, progress=False)[0]
 
 
 def _certificate(
