@@ -128,8 +128,33 @@ def test_leaving_a_class_out_costs_what_is_measured(small_world: Any, tmp_path: 
 
 def test_class_removal_runs_stacked_with_language_models(small_world: Any) -> None:
     drawn, rows, queries, vocab = small_world
-    classes = fact_classes(drawn, queries, queries["fact"][:2], ("forward", "paraphrase"))
+    classes = fact_classes(drawn, queries, queries["fact"][:1], ("forward", "paraphrase"))
     config = neox(Size(1, 16, 1e-2), vocab, heads=2, context=128)
-    settings: dict[str, Any] = {"epochs": 6, "batch_size": 8, "lr": 1e-2, "window": 4, "progress": False}
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 1e-2, "window": 4, "progress": False}
     table = class_drops_stacked(config, rows, classes, queries, seeds=(0, 1), **settings)
     assert np.isfinite(table["drop"]).all() and table["drop"].abs().max() > 0 and (table["error"] > 0).all()
+
+
+def test_influence_predicts_retraining_on_a_small_regression() -> None:
+    """The whole way: stacked retraining of half-subsets, EK-FAC and baselines of the full model, LDS beside them."""
+    from influence.truth.lds import lds
+    from influence.truth.retrain import retrain_stacked
+    from influence.truth.stacked import train_stacked
+
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    likelihood = influence.gaussian(torch.sin(2 * x[:, 0]) + x[:, 1] + 0.3 * noise)
+    net = influence.Supervised(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double(), x)
+    rows, kept = influence.examples(np.zeros(60, int)), influence.subsets(60, 24)
+    queries = rows.select(range(12))
+    settings: dict[str, Any] = {"epochs": 20, "batch_size": 10, "lr": 0.02, "dtype": torch.float64, "progress": False}
+    settings |= {"likelihood": likelihood}
+    truth = retrain_stacked(net, rows, kept, queries, seeds=(0, 1), **settings)
+    lm = influence.load(train_stacked(net, rows, np.ones((1, 60), bool), [0], **settings).model(0))
+    factors = influence.fit_ekfac(lm, rows, labels="expected", likelihood=likelihood, progress=False)
+    options: dict[str, Any] = {"likelihood": likelihood, "progress": False}
+    scores = baselines(lm, rows, queries, factors, **options)
+    scores["EK-FAC"] = influence.score(lm, rows, queries, ekfac.solver(factors), per="sequence", **options)
+    table = lds(scores, kept, truth, resamples=100).set_index("method")
+    assert table["low"]["EK-FAC"] > 0 and table["lds"]["EK-FAC"] > table["lds"]["random"] + 0.2
+    assert 0 < table.attrs["ceiling"] <= 1 and table.attrs["subsets"] == 24

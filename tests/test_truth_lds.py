@@ -85,6 +85,12 @@ def test_intervals_are_bca_over_queries_and_subsets() -> None:
     assert both["method"].tolist() == ["a"] and both["low"][0] > 0
 
 
+def test_one_query_has_an_interval_over_subsets() -> None:
+    scores, kept, truth = case(q=1)
+    table = lds(scores, kept, truth, resamples=100)
+    assert table["low"][0] < table["lds"][0] < table["high"][0]
+
+
 def test_intervals_cover_what_they_should() -> None:
     expected = float(per_query(*case(seed=100, s=400, q=60)).mean())
     inside = 0

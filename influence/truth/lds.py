@@ -43,7 +43,8 @@ def lds(
 
     Queries are left out whose f, averaged over seeds, varies over subsets by a standard deviation of less than
     `least_spread`, or has a mean above `saturated` (log p of about 0: answered with certainty whatever is left out;
-    only where no f is positive, as of a log p; None switches it off). A query whose predicted sums are all equal counts as 0.
+    only where no f is positive, as of a log p; None switches it off). A query whose predicted sums are all equal
+    counts as 0.
 
     Args:
         scores: (query, row, …) or several by name; rows in the order of the columns of `kept`, the rest is summed. A
@@ -237,24 +238,24 @@ def _terms(name: str, scores: Scores | Sequence[Scores], case: _Case, sign: floa
 
 
 def _interval(terms: Terms, resamples: int, confidence: float, seed: int) -> tuple[float, float, float]:
-    """Σ sign · mean over queries of the correlation, and its BCa interval over queries and subsets."""
+    """Σ sign · mean over queries of the correlation, and its BCa interval over subsets and (of several) queries."""
     from scipy import stats
 
     q, s = terms[0][1].shape[:2]
+    data = (np.arange(s),) if q == 1 else (np.arange(q), np.arange(s))
 
-    def statistic(query: np.ndarray, subset: np.ndarray, axis: int = -1) -> np.ndarray:
-        by_subset, by_query = _counts(subset, s), _counts(query, q)
+    def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        *query, subset = drawn
+        by_subset, by_query = _counts(subset, s), _counts(query[0], q) if query else np.ones((1, 1))
         each: Any = sum(sign * spearman(x, y, by_subset) for sign, x, y in terms)
         found = (each * by_query).sum(1) / by_query.sum(1)
-        return found if query.ndim > 1 else found[0]
+        return found if subset.ndim > 1 else found[0]
 
-    value = float(statistic(np.arange(q), np.arange(s)))
-    if q < 2:
-        return value, np.nan, np.nan
+    value = float(statistic(*data))
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
-            (np.arange(q), np.arange(s)),
+            data,
             statistic,
             n_resamples=resamples,
             batch=max(1, min(resamples, _NUMBERS // (q * s))),
