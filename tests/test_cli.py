@@ -86,7 +86,7 @@ def test_commands_and_functions_have_the_same_names_and_defaults() -> None:
     whole = inspect.signature(influence.run).parameters
     for name in set(fitted) - {"config"}:
         assert fitted[name].default == whole[name].default, name
-    assert set(whole) - set(fitted) == {"queries", "top", "report"}
+    assert set(whole) - set(fitted) == {"queries", "solver", "solver_steps", "top", "report"}
     opened = inspect.signature(influence.load).parameters
     assert set(inspect.signature(blocks.blocks).parameters) - {"model", "every"} <= set(opened)
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "blocks": "What of a model can be traced: its linear maps, and the share tracked.",
     "fit": "Fit the factors of a model on its training rows.",
     "score": "Score the training rows of a fitted run for queries.",
+    "truth": "How far the scores of a run can be trusted, without retraining.",
     "report": "Write the report of a run again.",
     "doctor": "What this machine has: versions, devices, memory, disk.",
 }

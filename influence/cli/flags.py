@@ -44,6 +44,20 @@ Seed = Annotated[int, _flag("Of sampled labels.", _FACTORS)]
 CovarianceRows = Annotated[float, _flag("Share of the rows whose covariances are averaged.", _FACTORS)]
 Splits = Annotated[int, _flag("Diagonal blocks that huge factors are cut into.", _FACTORS)]
 Damping = Annotated[float, _flag("λ in units of each block's mean eigenvalue.", _FACTORS)]
+_SOLVERS = (
+    "ekfac (no products, not certified), accurate (EK-FAC-preconditioned conjugate gradients, certified), "
+    "cg, ekfac-cg, lissa, ekfac-lissa, kfac, diagonal, identity (gradient dot product)."
+)
+Solver = Annotated[str, _flag(_SOLVERS, _FACTORS)]
+OwnSolver = Annotated[str | None, _flag(f"The run's own unless given: {_SOLVERS}", _FACTORS)]
+SolverSteps = Annotated[
+    int | None,
+    _flag(
+        "Products at most of an iterative solver: 20 for accurate and ekfac-cg, 50 for cg, 100 for ekfac-lissa, "
+        "1000 for lissa unless given.",
+        _FACTORS,
+    ),
+]
 ComputeDtype = Annotated[str | None, _flag("bfloat16 computes activations and products in it.", _FACTORS)]
 BatchSize = Annotated[int, _flag("Rows of full length taken together.", _FACTORS)]
 Top = Annotated[int, _flag("Rows for and against each query kept with text and tokens.", _FACTORS)]

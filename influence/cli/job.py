@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influence.cli import stages
+from influence.cli import solving, stages
 from influence.cli.config import is_live
 from influence.cli.result import Result, shown
 from influence.cli.stages import Work
@@ -50,6 +50,8 @@ def run(
     covariance_rows: float = 1.0,
     splits: int = 1,
     damping: float = 0.1,
+    solver: str = "ekfac",
+    solver_steps: int | None = None,
     compute_dtype: str | None = None,
     batch_size: int = 32,
     top: int = 10,
@@ -63,6 +65,12 @@ def run(
         data: training rows: what `influence.corpus` takes.
         queries: prompts with completions: what `influence.queries` takes.
         out: the run's directory; default runs/ and a name made from the settings, the same for the same settings.
+        solver: of the queries' gradients. "ekfac" takes no products with the curvature and is not certified; "accurate"
+            is close to the damped solve and certified: conjugate gradients over all rows, preconditioned with EK-FAC.
+            "cg", "ekfac-cg", "lissa" and "ekfac-lissa" are certified too; "kfac", "diagonal" and "identity" (the dot
+            product of gradients) are there to compare with. Row norms are always EK-FAC's.
+        solver_steps: products at most of an iterative solver; default 20 for "accurate" and "ekfac-cg", 50 for "cg",
+            100 for "ekfac-lissa", 1000 for "lissa".
         dtype: of the weights; compute_dtype: of activations and products ("bfloat16"), default the model's.
         top: rows for and against each query that are kept with their text and tokens.
         report: write report.html (needs the extra `report`).
@@ -75,6 +83,7 @@ def run(
         ValueError: for whatever the stages refuse.
     """
     asked = {name: value for name, value in locals().items() if name not in ("out", "report", "progress")}
+    asked |= solving.choice(solver, solver_steps)
     with _work(out, asked, progress) as work:
         return _scored(work, report)
 
@@ -98,6 +107,8 @@ def score(
     *,
     queries: Any,
     out: str | Path | None = None,
+    solver: str | None = None,
+    solver_steps: int | None = None,
     top: int = 10,
     report: bool = True,
     progress: bool = True,
@@ -106,13 +117,15 @@ def score(
     """The second half of `run` for a fitted run: scores, tables and report for some queries.
 
     They go into the same directory, or with `out` into another one, which takes the factors over: so one fit serves
-    many sets of queries. Where the run was made from live objects (model, data, tokenizer), pass them once more.
+    many sets of queries, and several solvers. `solver` is by default the run's own, "ekfac" after a mere fit.
+    Where the run was made from live objects (model, data, tokenizer), pass them once more.
     """
     had = read_manifest(run)["settings"]
     missing = [name for name in ("model", "data", "tokenizer") if is_live(had.get(name)) and name not in live]
     if missing:
         raise NotARun(f"{run} was made from live objects; pass them once more: {', '.join(missing)}")
-    with _work(out or run, {**had, **live, "queries": queries, "top": top}, progress) as work:
+    asked = {**had, **live, "queries": queries, "top": top, **_solver(had, solver, solver_steps)}
+    with _work(out or run, asked, progress) as work:
         stages.take_factors(work, Path(run))
         return _scored(work, report)
 
@@ -130,8 +143,9 @@ def _scored(work: Work, report: bool) -> Result:
     rows = stages.load_rows(work, lm)
     stages.keep_settings(work)
     factors = stages.fit(work, lm, rows)
-    scores = stages.score(work, lm, rows, queries, factors)
-    stages.tabulate(work, lm, rows, queries, factors, scores)
+    solver = stages.solver(work, lm, rows, queries, factors)
+    scores = stages.score(work, lm, rows, queries, factors, solver)
+    stages.tabulate(work, lm, rows, queries, scores, solver)
     page = stages.report(work) if report else None
     return Result(work.run.root, page, _more(work.run.root))
 
@@ -147,8 +161,16 @@ def _work(out: str | Path | None, asked: dict[str, Any], progress: bool) -> Iter
 
 def _defaults() -> dict[str, Any]:
     """The settings of a fit with their defaults, as `run` has them."""
-    own = ("model", "data", "queries", "out", "top", "report", "progress")
+    own = ("model", "data", "queries", "out", "solver", "solver_steps", "top", "report", "progress")
     return {name: p.default for name, p in inspect.signature(run).parameters.items() if name not in own}
+
+
+def _solver(had: dict[str, Any], solver: str | None, steps: int | None) -> dict[str, Any]:
+    """The solver asked for, or that of the run; its steps are the run's where the solver is and none were given."""
+    own = had.get("solver", "ekfac")
+    if steps is None and solver in (None, own):
+        steps = had.get("solver_steps")
+    return solving.choice(own if solver is None else solver, steps)
 
 
 def named(value: Any) -> Any:

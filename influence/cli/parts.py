@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,20 @@ if TYPE_CHECKING:
     import xarray
 
     from ekfac import EKFACSolver
-    from influence.types import LM, Rows, Scores
+    from influence.types import LM, Rows, Scores, Solver
 
 ROWS = 4096  # rows between two savings; more with many queries, whose gradients every part takes anew
 CHUNK = 65_536
 COORDS = ("row", "row_norm", "query", "measurement", "layer")
 
 
-def scored(run: Run, lm: LM, rows: Rows, queries: Rows, solver: EKFACSolver, options: dict[str, Any]) -> Scores:
-    """All scores (query, row, layer), each part read back or computed and saved."""
+def scored(
+    run: Run, lm: LM, rows: Rows, queries: Rows, solver: Solver, norms: EKFACSolver, options: dict[str, Any]
+) -> Scores:
+    """All scores (query, row, layer) with row norms by `norms`, each part read back or computed and saved."""
     import xarray
+
+    from influence.attribution.score import score
 
     size = max(ROWS, 32 * len(queries))
     starts = range(0, len(rows), size)
@@ -32,9 +37,8 @@ def scored(run: Run, lm: LM, rows: Rows, queries: Rows, solver: EKFACSolver, opt
         name = _name(number)
         path = run.piece(name)
         if path is None:
-            part = _part(
-                lm, rows.select(range(start, min(start + size, len(rows)))), queries, solver, len(rows), options
-            )
+            some = rows.select(range(start, min(start + size, len(rows))))
+            part = score(lm, some, queries, solver, per="layer", row_norm=norms, n=len(rows), **options)
             if len(starts) > 1:
                 run.write(name, lambda temporary, part=part: _save(part, temporary))  # type: ignore[misc]
                 run.log("scores", "part", number=number, of=len(starts))
@@ -49,6 +53,8 @@ def forget(run: Run, *starts: str) -> None:
     for name in run.manifest["pieces"]:
         if name.startswith(starts):
             run.drop(name)
+    with contextlib.suppress(OSError):  # not empty yet, or not there
+        (run.root / "parts").rmdir()
 
 
 def to_zarr(scores: Scores, path: Path) -> None:
@@ -71,12 +77,6 @@ def from_zarr(path: Path) -> Scores:
 
 def _name(number: int) -> str:
     return f"parts/scores-{number:05d}.safetensors"
-
-
-def _part(lm: LM, rows: Rows, queries: Rows, solver: EKFACSolver, n: int, options: dict[str, Any]) -> Scores:
-    from influence.attribution.score import score
-
-    return score(lm, rows, queries, solver, per="layer", row_norm=True, n=n, **options)
 
 
 def _save(part: Scores, path: Path) -> None:

@@ -69,6 +69,8 @@ class Result:
             f"tracked  {tracked_share(tracked)}",
             f"run      {shown(self.folder)}  ({facts.get('n_rows', 0):,} rows, damping {facts.get('damping')})",
         ]
+        if (said := self._solver()) is not None:
+            lines.insert(2, f"solver   {said}")
         if self.report is not None:
             lines.append(f"report   {shown(self.report)}")
         return "\n".join([*lines, f"next     {self.next}"])
@@ -85,6 +87,22 @@ class Result:
         tracked = html.escape(tracked_share(self.manifest["tracked"]))
         where = html.escape(str(self.report or self.folder))
         return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table><p>{tracked}</p><p>{where}</p>"
+
+    def _solver(self) -> str | None:
+        """The solver and its certificate in a line; None where nothing was scored."""
+        manifest = self.manifest
+        if "scores.zarr" not in manifest["pieces"]:
+            return None
+        name = manifest["settings"].get("solver", "ekfac")
+        if "tables/certificate.parquet" not in manifest["pieces"]:
+            return f"{name}, not certified: influence truth {shown(self.folder)} measures it"
+        frame, made = self.table("certificate"), manifest["certificate"].get("products", "?")
+        worst = frame[["residual", "floor", "change"]].max()
+        middle = frame[["residual", "change"]].median()
+        return (
+            f"{name}, {made} products: residual {middle['residual']:.2g}, worst {worst['residual']:.2g} "
+            f"(floor {worst['floor']:.2g}); last change of scores {middle['change']:.1%}, worst {worst['change']:.1%}"
+        )
 
     def _queries(self) -> tuple[list[str], list[list[str]]]:
         top, tails = self.table("top"), self.table("tails")

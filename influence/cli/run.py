@@ -27,6 +27,8 @@ def run(
     covariance_rows: flags.CovarianceRows = 1.0,
     splits: flags.Splits = 1,
     damping: flags.Damping = 0.1,
+    solver: flags.Solver = "ekfac",
+    solver_steps: flags.SolverSteps = None,
     compute_dtype: flags.ComputeDtype = None,
     batch_size: flags.BatchSize = 32,
     top: flags.Top = 10,

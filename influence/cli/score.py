@@ -8,6 +8,8 @@ def score(
     *,
     queries: flags.Queries,
     out: str | None = None,
+    solver: flags.OwnSolver = None,
+    solver_steps: flags.SolverSteps = None,
     top: flags.Top = 10,
     report: flags.Report = True,
     progress: flags.Progress = True,
@@ -20,4 +22,15 @@ def score(
     """
     from influence.cli import job
 
-    print(job.score(run, queries=queries, out=out, top=top, report=report, progress=progress))
+    print(
+        job.score(
+            run,
+            queries=queries,
+            out=out,
+            solver=solver,
+            solver_steps=solver_steps,
+            top=top,
+            report=report,
+            progress=progress,
+        )
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import platform
 import shutil
@@ -13,15 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from influence.cli import fingerprint
+from influence.cli import fingerprint, solving
 from influence.cli.config import to_toml
-from influence.store import Run, read_manifest
+from influence.store import OtherSettings, Run, read_manifest
+from influence.store.manifest import difference
 
 if TYPE_CHECKING:
     import pandas as pd
 
     import ekfac
-    from influence.types import LM, Rows, Scores
+    from ekfac import EKFACSolver
+    from influence.cli.solving import Solved
+    from influence.types import LM, Rows, Scores, Solution
+
+    Solvers = Callable[[], EKFACSolver | Solved]
 
 T = TypeVar("T")
 OPENED = ("blocks", "revision", "accept_untracked", "dtype", "device", "trust_remote_code")
@@ -29,6 +35,7 @@ READ = ("length", "pack", "text_column", "split", "errors", "limit")
 FITTED = ("labels", "seed", "batch_size", "covariance_rows", "splits")
 RECORDED = ("torch", "transformers", "datasets", "numpy", "xarray", "zarr")
 FACTORS, SCORES, REPORT = "factors/ekfac.safetensors", "scores.zarr", "report.html"
+DIAGONAL, SOLVED = "factors/diagonal.safetensors", "parts/solved.safetensors"
 log = logging.getLogger("influence")
 
 
@@ -202,28 +209,66 @@ def fit(work: Work, lm: LM, rows: Rows) -> ekfac.Factors:
     return factors
 
 
-def score(work: Work, lm: LM, rows: Rows, queries: Rows, factors: ekfac.Factors) -> Scores:
+def solver(work: Work, lm: LM, rows: Rows, queries: Rows, factors: ekfac.Factors) -> Solvers:
+    """What gives the solver asked for; an iterative one solves all queries once, as a piece that lasts till the end."""
+    import ekfac
+    from influence.attribution.fit import fit_diagonal
+    from influence.attribution.gradients import query_gradients
+    from influence.attribution.passes import compute_dtype, device_of
+
+    asked, device = work.asked, device_of(lm)
+    options = {"batch_size": asked["batch_size"], "dtype": asked["compute_dtype"], "progress": work.progress}
+    name = asked["solver"]
+
+    def diagonal() -> ekfac.Factors:
+        own = {**options, **work.settings(("labels", "seed"))}
+        path = ensure(work, "diagonal", DIAGONAL, lambda: fit_diagonal(lm, rows, **own), ekfac.save)
+        return ekfac.load(path, device=device)
+
+    def solution() -> Solution:
+        plain = ekfac.solver(factors, asked["damping"])
+        own = {**options, "seed": asked["seed"]}
+        kind = compute_dtype(asked["compute_dtype"])
+        grad, _ = query_gradients(lm, queries, batch_size=asked["batch_size"], dtype=kind, progress=work.progress)
+        return solving.iterative(name, asked["solver_steps"], lm, rows, plain, own)(grad)
+
+    @functools.cache
+    def found() -> EKFACSolver | Solved:
+        if name in solving.DIRECT:
+            return solving.direct(name, factors, asked["damping"], diagonal)
+        path = ensure(work, "solve", SOLVED, solution, solving.save)
+        return solving.Solved(name, asked["damping"], solving.load(path, device))
+
+    return found
+
+
+def score(work: Work, lm: LM, rows: Rows, queries: Rows, factors: ekfac.Factors, solver: Solvers) -> Scores:
     """Scores (query, row, layer) in nats with the rows' norms, computed part by part so that a kill loses one part."""
     import ekfac
     from influence.cli import parts
 
     asked = work.asked
-    solver = ekfac.solver(factors, asked["damping"])
+    norms = ekfac.solver(factors, asked["damping"])
 
     def compute() -> Scores:
         options = {"batch_size": asked["batch_size"], "dtype": asked["compute_dtype"], "progress": work.progress}
-        return parts.scored(work.run, lm, rows, queries, solver, options)
+        return parts.scored(work.run, lm, rows, queries, solver(), norms, options).assign_attrs(asked=asked["solver"])
 
-    path = ensure(work, "scores", SCORES, compute, parts.to_zarr)
+    found = parts.from_zarr(ensure(work, "scores", SCORES, compute, parts.to_zarr))
+    had = found.attrs.get("asked", "ekfac")
+    if had != asked["solver"]:
+        raise OtherSettings(difference(work.run.root, {"solver": (had, asked["solver"])}, "was asked with"))
     parts.forget(work.run, "parts/scores")
-    return parts.from_zarr(path)
+    if (told := solving.told(found, asked["solver"])) is not None:
+        ensure_table(work, "certificate", lambda: solving.certificate(found))
+        work.run.describe(certificate=told)
+    return found
 
 
-def tabulate(work: Work, lm: LM, rows: Rows, queries: Rows, factors: ekfac.Factors, scores: Scores) -> None:
+def tabulate(work: Work, lm: LM, rows: Rows, queries: Rows, scores: Scores, solver: Solvers) -> None:
     """The tables that the report and the command read: queries, top rows, their tokens, layers, tails."""
-    import ekfac
     from influence.analysis import layers, tail, tail_points
-    from influence.cli import tables
+    from influence.cli import parts, tables
 
     asked = work.asked
     with stage(work, "tables"):
@@ -233,9 +278,9 @@ def tabulate(work: Work, lm: LM, rows: Rows, queries: Rows, factors: ekfac.Facto
         ensure_table(work, "tails", lambda: tail(scores, compare=tables.ALTERNATIVES, seed=asked["seed"]))
         ensure_table(work, "tail_points", lambda: tail_points(scores))
     with stage(work, "tokens"):
-        solver = ekfac.solver(factors, asked["damping"])
         options = {"batch_size": asked["batch_size"], "dtype": asked["compute_dtype"]}
-        ensure_table(work, "tokens", lambda: tables.tokens(lm, rows, queries, solver, best, options))
+        ensure_table(work, "tokens", lambda: tables.tokens(lm, rows, queries, solver(), best, options))
+    parts.forget(work.run, SOLVED)
 
 
 def report(work: Work) -> Path | None:

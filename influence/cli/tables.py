@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from influence.cli.solving import Solved
+
 if TYPE_CHECKING:
     from ekfac import EKFACSolver, Factors
     from influence.types import LM, Rows, Scores
@@ -48,7 +50,7 @@ def top_rows(scores: Scores, found: Rows, k: int) -> pd.DataFrame:
 
 
 def tokens(
-    lm: LM, found: Rows, asked: Rows, solver: EKFACSolver, best: pd.DataFrame, options: dict[str, Any]
+    lm: LM, found: Rows, asked: Rows, solver: EKFACSolver | Solved, best: pd.DataFrame, options: dict[str, Any]
 ) -> pd.DataFrame:
     """`query, row, position, token, score, by_layer` for the rows of `best`: which tokens carry each row's score."""
     from influence.attribution.score import score
@@ -62,7 +64,8 @@ def tokens(
         if len(wanted):
             few = found.select(sorted(where[int(row)] for row in wanted))
             alone = asked.select([number])
-            scores = score(lm, few, alone, solver, per=("layer", "token"), n=len(found), progress=False, **options)
+            own = solver.of(number) if isinstance(solver, Solved) else solver
+            scores = score(lm, few, alone, own, per=("layer", "token"), n=len(found), progress=False, **options)
             parts += _token_lines(lm, few, int(one), scores)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(EMPTY)
 

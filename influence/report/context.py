@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from influence.report import trust
+from influence.report import checks, trust
 from influence.report.cards import RANKINGS, SIDES, Cards, facts_of_rows, sides
+from influence.report.dots import trust_figures
 from influence.report.figures import EKFAC, Build, of_query, query_figures, retrieval, top_share
 from influence.report.payload import Limits, comparison, heat
 from influence.report.read import Run
@@ -40,6 +41,9 @@ def context(run: Run, limits: Limits, drawing: Drawing, progress: bool = False) 
         "rankings": {key: name for key, name in RANKINGS.items() if any(key in one["sides"] for one in blocks)},
         "share_svg": _share(run, drawing),
         "retrieval": _retrieval(run, drawing),
+        "certificate": checks.certificate(run),
+        "truth": checks.truth(run),
+        "trust_svg": _trust_figures(run, drawing),
         "blocks": _blocks(run),
         "provenance": _provenance(run),
         "data": {
@@ -165,6 +169,16 @@ def _retrieval(run: Run, drawing: Drawing) -> dict[str, Any] | None:
     ]
     asked = sorted({int(line["n_queries"]) for line in lines if not is_missing(line.get("n_queries"))})
     return {"svg": drawing("retrieval", partial(retrieval, table), label), "lines": lines, "n_queries": asked}
+
+
+def _trust_figures(run: Run, drawing: Drawing) -> dict[str, str]:
+    says = "Dots with intervals: the mean correlation of each method; the table has the same numbers."
+    certificate = (
+        "Per query the residual, its sampling floor and the change of the scores; the table has the same numbers."
+    )
+    return {
+        name: drawing(name, build, certificate if name == "certificate" else says) for name, build in trust_figures(run)
+    }
 
 
 def _blocks(run: Run) -> list[dict[str, Any]]:

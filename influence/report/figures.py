@@ -36,7 +36,7 @@ def layer_profile(layers: pandas.DataFrame) -> altair.TopLevelMixin:
     """
     import pandas
 
-    alt = _altair()
+    alt = altair_module()
     parts = [layers[["layer", side]].set_axis(["layer", "nats"], axis=1).assign(side=side) for side in SIDE]
     shades = alt.Scale(domain=list(SIDE), range=[COLOUR[name] for name in SIDE.values()])
     bars = alt.Chart(pandas.concat(parts)).mark_bar()
@@ -47,14 +47,14 @@ def layer_profile(layers: pandas.DataFrame) -> altair.TopLevelMixin:
     )
     dot = {"filled": True, "fill": COLOUR["ink"], "size": 34, "opacity": 1}
     line = alt.Chart(layers).mark_line(color=COLOUR["ink"], strokeWidth=1.5, point=dot)
-    return _finish(alt.layer(bars, line.encode(x=_layer_axis(alt), y="signed:Q")))
+    return finish(alt.layer(bars, line.encode(x=_layer_axis(alt), y="signed:Q")))
 
 
 def layer_absolute(layers: pandas.DataFrame) -> altair.TopLevelMixin:
     """The absolute influence through each layer, in nats (columns layer, absolute)."""
-    alt = _altair()
+    alt = altair_module()
     bars = alt.Chart(layers).mark_bar(color=COLOUR["grey"])
-    return _finish(bars.encode(x=_layer_axis(alt), y=_y(alt, "absolute:Q", "|nats|, summed over rows")))
+    return finish(bars.encode(x=_layer_axis(alt), y=_y(alt, "absolute:Q", "|nats|, summed over rows")))
 
 
 def tail_plot(points: pandas.DataFrame, tails: pandas.DataFrame) -> altair.TopLevelMixin:
@@ -65,7 +65,7 @@ def tail_plot(points: pandas.DataFrame, tails: pandas.DataFrame) -> altair.TopLe
     """
     import pandas
 
-    alt = _altair()
+    alt = altair_module()
     points = points[(points["score"] > 0) & (points["survival"] > 0)].sort_values("score")
     x, y = (
         _log(alt, "score", "score, nats", points),
@@ -82,7 +82,7 @@ def tail_plot(points: pandas.DataFrame, tails: pandas.DataFrame) -> altair.TopLe
         layers.append(
             mark.mark_line(color=COLOUR["raise"], strokeWidth=1.8, strokeDash=dash, clip=True).encode(x=x, y=y)
         )
-    return _finish(alt.layer(*layers))
+    return finish(alt.layer(*layers))
 
 
 def fit_lines(points: pandas.DataFrame, tails: pandas.DataFrame) -> list[list[tuple[float, float]]]:
@@ -100,7 +100,7 @@ def fit_lines(points: pandas.DataFrame, tails: pandas.DataFrame) -> list[list[tu
 
 def top_share(tails: pandas.DataFrame) -> altair.TopLevelMixin:
     """Per query the share of all raising influence that the top 1 % of its rows hold."""
-    alt = _altair()
+    alt = altair_module()
     one = tails.drop_duplicates("query").sort_values("top1_share", ascending=False)
     one = one.assign(name=one["query"].astype(str), held=one["top1_share"])
     bars = alt.Chart(one).mark_bar(color=COLOUR["accent"])
@@ -109,12 +109,12 @@ def top_share(tails: pandas.DataFrame) -> altair.TopLevelMixin:
         x=alt.X("name:N", sort=None, title="query, largest share first", axis=_plain_axis(alt)),
         y=alt.Y("held:Q", title="held by the top 1 %", axis=axis, scale=alt.Scale(domainMin=0)),
     )
-    return _finish(chart)
+    return finish(chart)
 
 
 def retrieval(table: pandas.DataFrame) -> altair.TopLevelMixin:
     """Mean reciprocal rank with its interval, per method and model size; EK-FAC in colour, baselines grey."""
-    alt = _altair()
+    alt = altair_module()
     sizes = list(dict.fromkeys(table.sort_values("parameters")["size"] if "parameters" in table else table["size"]))
     order = list(table[table["size"] == sizes[-1]].sort_values("mrr", ascending=False)["method"])
     ours = [bool(EKFAC.search(str(method))) for method in table["method"]]
@@ -134,7 +134,7 @@ def retrieval(table: pandas.DataFrame) -> altair.TopLevelMixin:
     dots = base.mark_point(filled=True, size=46).encode(
         x="mrr:Q", shape=alt.Shape("size:N", sort=sizes, legend=alt.Legend(title=None, orient="top"))
     )
-    return _finish(alt.layer(ends, dots), width=190, height=alt.Step(9 if len(sizes) > 1 else 20))
+    return finish(alt.layer(ends, dots), width=190, height=alt.Step(9 if len(sizes) > 1 else 20))
 
 
 def write_figures(run: str | Path, folder: str | Path, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
@@ -163,6 +163,9 @@ def write_figures(run: str | Path, folder: str | Path, formats: Sequence[str] = 
 
 def all_figures(run: Run) -> Iterator[tuple[str, Build]]:
     """(name, what builds the chart) for every figure that the run's tables allow."""
+    from influence.report.dots import trust_figures
+
+    yield from trust_figures(run)
     if "retrieval" in run.tables and len(run.tables["retrieval"]):
         yield "retrieval", partial(retrieval, run.tables["retrieval"])
     if "tails" in run.tables and len(run.tables["tails"]):
@@ -191,7 +194,7 @@ def of_query(run: Run, name: str, query: int) -> pandas.DataFrame | None:
     return rows if len(rows) else None
 
 
-def _altair() -> Any:
+def altair_module() -> Any:
     with needed():
         import altair
     return altair
@@ -228,7 +231,7 @@ def _log(alt: Any, field: str, title: str, points: pandas.DataFrame) -> Any:
     )
 
 
-def _finish(chart: Any, width: Any = WIDTH, height: Any = HEIGHT) -> altair.TopLevelMixin:
+def finish(chart: Any, width: Any = WIDTH, height: Any = HEIGHT) -> altair.TopLevelMixin:
     font = "Helvetica, Arial, sans-serif"
     text = {
         "labelColor": COLOUR["muted"],

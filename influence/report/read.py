@@ -24,6 +24,9 @@ COLUMNS = {
     "tail_points": ("query", "score", "survival"),
     "blocks": ("block", "layer", "kind", "d_out", "d_in"),
     "retrieval": ("size", "method", "mrr", "low", "high"),
+    "certificate": ("query", "residual", "floor", "residual_all_rows", "change", "change_rank"),
+    "truth": ("measure", "method", "value", "low", "high", "n_queries"),
+    "truth_certificate": ("query", "residual", "floor", "residual_all_rows", "change"),
 }
 REQUIRED = ("queries", "top")
 MOST_SCORES = 200_000_000  # numbers read from scores.zarr for the comparison of queries; above it is left out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from influence.report import checks
 from influence.report.figures import EKFAC
 from influence.report.read import Run
 from influence.report.words import clean, count, is_missing, number, percent, plural, seconds, shorten
@@ -70,20 +71,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def trust(run: Run) -> list[dict[str, str]]:
     """How far the answers can be trusted, as {"head", "text", "level"}; level is "good", "note" or "bad"."""
-    return [_certificate(run), _damping(run), _factors(run), _tracked(run), _baselines(run), _seeds(run)]
-
-
-def _certificate(run: Run) -> dict[str, str]:
-    found = first(run.manifest.get("certificate"), run.section("facts").get("certificate"))
-    if found is None:
-        text = "EK-FAC is an approximation: no certificate was computed. Trust the order, not the third digit."
-        return {"head": "Approximate", "text": text, "level": "note"}
-    words = (
-        "; ".join(f"{name} {_value(value)}" for name, value in found.items())
-        if isinstance(found, dict)
-        else _value(found)
-    )
-    return {"head": "Certified", "text": f"A certificate was computed: {words}.", "level": "good"}
+    return [checks.badge(run), _damping(run), _factors(run), _tracked(run), _baselines(run), _seeds(run)]
 
 
 def _value(value: Any) -> str:
