@@ -1,6 +1,6 @@
 """How much faster is training many small models at once than one by one?
 
-    python benchmarks/stacked.py [--models 120] [--epochs 20]
+    python benchmarks/stacked.py [--models 120] [--epochs 20] [--only MLP]
 
 On one thread: (a) GPT-NeoX style, 2 layers, width 32, 500 tokens, 512 of 1,024 rows of 32 tokens, 16 a batch;
 (b) an MLP 64-128-10 on half of scikit-learn's digits, 32 a batch. Times are CPU seconds, the best of
@@ -79,10 +79,11 @@ def main() -> None:
     words.add_argument("--models", type=int, default=120)
     words.add_argument("--epochs", type=int, default=20)
     words.add_argument("--repeats", type=int, default=3)
+    words.add_argument("--only", default="", help="cases whose name holds this")
     asked = words.parse_args()
     torch.set_num_threads(1)
     cases = {"NeoX d32, 32 tokens": language(32), "NeoX d32, 6-32 tokens": language(6), "MLP 64-128-10": digits()}
-    for name, (source, rows, size, options) in cases.items():
+    for name, (source, rows, size, options) in ((k, v) for k, v in cases.items() if asked.only in k):
         half = len(rows) // 2
         run = one_by_one(source, rows.select(range(half)), size, options["lr"])
         run()
