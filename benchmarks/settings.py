@@ -91,7 +91,7 @@ def _language(folder: Path, quick: bool) -> Setting:
     queries = asked.select(np.flatnonzero(np.isin(asked["fact"], facts))[:: 1 if quick else 3][:40])
     recipe = {
         "epochs": 10 if quick else 20, "batch_size": 16, "lr": 6e-3, "weight_decay": 0.03, "warmup": 50, "window": 4,
-        "betas": (0.9, 0.98),
+        "betas": (0.9, 0.98), "at_once": 8,
     }  # fmt: skip
     config = neox("d32", len(tokenizer), context=64)
     kept = (1, 2, 3, 5, 10) if quick else (1, 2, 4, 6, 10, 14, 20)
