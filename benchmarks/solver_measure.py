@@ -76,7 +76,8 @@ def main() -> None:
         print(f"{given.peer}: {error}", file=sys.stderr)
         raise SystemExit(MISSING) from error
     problem = Problem.read(given.folder)
-    problem = replace(problem, v=problem.v[: given.queries])
+    total = len(problem.v)
+    problem = replace(problem, v=problem.v[: given.queries or getattr(module, "ONE_BY_ONE", None)])
     only = set(json.loads(given.only.read_text())) if given.only else None
     found, solutions = {}, {}
     for method in module.methods(problem):
@@ -85,6 +86,7 @@ def main() -> None:
             continue
         print(name, file=sys.stderr, flush=True)
         found[name], x = run(problem, method)
+        found[name] |= {"queries": len(problem.v), "of": total}
         if x is not None:
             solutions[name] = x.detach().to(torch.float64).contiguous()
     report = {"version": module.version(), "torch": torch.__version__, "methods": found}

@@ -63,7 +63,7 @@ def prepare(folder: Path, quick: bool) -> tuple[Problem, Truth]:
     stacked = chosen.trained(range(1), progress=False)
     model = stacked.model(0)
     rows = chosen.rows.select(range(60)) if quick else chosen.rows
-    queries = chosen.queries.select(range(10 if quick else QUERIES))
+    queries = chosen.queries.select(range(4 if quick else QUERIES))
     ids = torch.tensor(rows["input_ids"])
     lm = influence.load(model)
     v, gradients = (flat(lm, part) for part in (queries, rows))

@@ -24,6 +24,8 @@ from safetensors.torch import load_file
 from solver_jobs import DIVERGING, Method, Problem, from_blocks, scales, to_blocks, too_small
 from torch import Tensor, nn
 
+ONE_BY_ONE = 10  # queries on which all but the sweep is measured: each is solved alone, so times are in proportion
+
 
 class AsLanguageModel(nn.Module):
     """Rows [place, label]: the logits at the first position are the net's outputs for the example of that place."""
@@ -137,7 +139,7 @@ def methods(problem: Problem) -> list[Method]:
     for cg in problem.cg_steps:
         solve = functools.partial(tool.astra, solver="cg", batch_size=rows)
         found.append(Method(f"bergson EK-FAC-CG {cg}", "all rows", solve, cg, default=True, **made))
-    for lr in (0.01, 0.03, 0.1):
+    for lr in (0.01, 0.05):
         solve = functools.partial(tool.astra, lr=lr, batch_size=size)
         found.append(Method("bergson ASTRA", f"lr {lr:g}", solve, steps, default=lr == 0.01, **made))
     solve = functools.partial(tool.lissa, scale=100.0, size=16)

@@ -52,7 +52,7 @@ def methods(problem: Problem) -> list[Method]:
     for matrix in problem.matrices:
         tool = Dattri(problem, matrix)
         for steps in problem.cg_steps if matrix == "G" else problem.cg_steps[:1]:
-            for mode in ("rev-rev", "rev-fwd"):
+            for mode in ("rev-rev", "rev-fwd") if steps == problem.cg_steps[0] else ("rev-rev",):
                 solve = functools.partial(tool.cg, mode=mode)
                 found.append(Method(f"dattri CG {steps}", mode, solve, steps, matrix, mode == "rev-rev"))
         for count in (100, 25) if matrix == "G" else (100,):
@@ -66,7 +66,7 @@ def _lissa(problem: Problem, tool: Dattri, matrix: str) -> list[Method]:
     steps, size = problem.lissa_steps, problem.batch
     single = functools.partial(tool.lissa, batch_size=1, scaling=50.0, damping=problem.lam / 50)
     found = [Method("dattri LiSSA", "scaling 50, batch 1", single, steps, matrix, True)]
-    for scale in scales(problem):
+    for scale in scales(problem) if matrix == "G" else scales(problem)[2:3]:
         solve = functools.partial(tool.lissa, batch_size=size, scaling=scale, damping=problem.lam / scale)
         found.append(Method("dattri LiSSA", f"scaling {scale:.3g}, batch {size}", solve, steps, matrix))
     if matrix == "G":

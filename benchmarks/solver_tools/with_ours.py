@@ -35,8 +35,9 @@ class Ours:
         del steps
         return self._solved(ekfac.solver(factors, absolute=self.absolute), v)[0], 0.0
 
-    def cg(self, v: Tensor, steps: int, factors: Any) -> tuple[Tensor, float]:
-        options: dict[str, Any] = {"factors": factors, "precondition": True} if factors else {}
+    def cg(self, v: Tensor, steps: int, factors: Any, **options: Any) -> tuple[Tensor, float]:
+        if factors:
+            options |= {"factors": factors, "precondition": True}
         solver = cg_solver(self.lm, self.rows, absolute=self.absolute, steps=steps, progress=False, **options)
         x, info = self._solved(solver, v)
         return x, self.problem.passes(info["products"])
@@ -57,6 +58,8 @@ def methods(problem: Problem) -> list[Method]:
     found = [Method("ours EK-FAC", "exact labels", ours.ekfac, default=True, setup=ours.factors)]
     for steps in problem.cg_steps:
         found.append(Method(f"ours CG {steps}", "defaults", ours.cg, steps, default=True))
+        solve = functools.partial(ours.cg, batch_size=len(problem.x), probes=0)
+        found.append(Method(f"ours CG {steps}", "all rows at a time, no probes", solve, steps, default=True))
         found.append(Method(f"ours EK-FAC-CG {steps}", "defaults", ours.cg, steps, default=True, setup=ours.factors))
     steps = problem.lissa_steps
     found.append(Method("ours LiSSA", "automatic scale", ours.lissa, steps, default=True))

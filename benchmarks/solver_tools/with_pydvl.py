@@ -61,7 +61,7 @@ def methods(problem: Problem) -> list[Method]:
             found.append(Method(group, f"Nystroem preconditioner {RANK}", solve, cg, matrix))
         for rank in (RANK, 400) if matrix == "G" else ():
             found.append(Method("pyDVL Nystroem", f"rank {rank}", tool.nystroem, rank, matrix, rank == RANK))
-        for scale in (10.0, *scales(problem)):
+        for scale in (10.0, *(scales(problem) if matrix == "G" else scales(problem)[2:3])):
             solve = functools.partial(tool.lissa, scale=scale)
             found.append(Method("pyDVL LiSSA", f"scale {scale:.3g}", solve, steps, matrix, scale == 10.0))
         if matrix == "G":
