@@ -285,3 +285,20 @@ def test_row_norm_needs_ekfac_factors(lm: LM, solver: ekfac.EKFACSolver) -> None
         score(lm, ROWS, QUERIES, lambda grad: solver(grad), row_norm=True, progress=False)
     given = score(lm, ROWS, QUERIES, lambda grad: solver(grad), row_norm=solver, progress=False)
     close(given["row_norm"], row_norm(lm, ROWS, solver, progress=False))
+
+
+def test_an_expert_that_no_query_reached_scores_zero() -> None:
+    """Its gradient is never delivered, so what stands in its place must be zero, not whatever memory held."""
+    sparse = load(cases.FAMILIES["mixtral"]())
+    router = next(name for name, _ in sparse.net.named_parameters() if name.endswith("gate.weight"))
+    with torch.no_grad():
+        sparse.net.get_parameter(router)[3] = 0  # its token share falls, on one token to none
+    rows, alone = token_rows(12, 0), token_rows(1, 3, low=2, high=3, first=50)
+    shapes = {block.name: block.shape for block in sparse.blocks}
+    factors = ekfac.identity(shapes, dtype=torch.float64)
+    hold = [torch.full((1 << 20,), torch.nan, dtype=torch.float64) for _ in range(4)]
+    del hold  # memory that was never zero
+    found = score(sparse, rows, alone, ekfac.solver(factors, 0.0), progress=False)
+    assert np.isfinite(found.values).all()
+    silent = (np.abs(found.values[0]).sum(0) == 0).sum()
+    assert silent >= 2, "two experts of four see the only token"

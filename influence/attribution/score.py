@@ -55,7 +55,8 @@ def score(
         raw: leave out the factor 1/n.
         row_norm: also measure √(gᵀ(G + λI)⁻¹g) of every row, kept as the coordinate `row_norm`; needs an EK-FAC solver,
             either `solver` itself (True) or the one given here.
-        measure: f of a query, any differentiable function (logits (b t v), batch) -> (b); default log p(completion).
+        measure: f of a query, any differentiable function (logits (b t v), batch) -> (b) that is called on a few rows
+            at a time; default log p(completion).
         likelihood: what the outputs mean, for the rows' log p and the default measure; default the next token's.
         n: size of the training corpus, default len(rows); give it where `rows` is a part of the corpus.
         top: keep only this many highest and lowest rows per query while streaming; dims are then (query, place, …) with
@@ -146,11 +147,12 @@ def solved_queries(
     if not isinstance(solver, EKFACSolver):
         grad, values = query_gradients(lm, queries, measure, **options)
         solution = solver(grad)
-        return solution, {name: laid(value, dtype) for name, value in solution.value.items()}, values
+        kept = dtype or model_dtype(lm)  # a solver may answer in another type
+        return solution, {name: laid(value, kept) for name, value in solution.value.items()}, values
     order(dict.fromkeys(solver.factors, torch.empty(0)), [block.name for block in lm.blocks])
     wide, kept = gradient_dtype(lm, dtype), dtype or model_dtype(lm)
     v = {
-        block.name: torch.empty(len(queries), *block.shape[::-1], dtype=kept, device=device_of(lm))
+        block.name: torch.zeros(len(queries), *block.shape[::-1], dtype=kept, device=device_of(lm))
         for block in lm.blocks
     }
 
