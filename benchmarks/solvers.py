@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--vocab", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=120_000, help="of the training, briefly: ten epochs")
     parser.add_argument("--damping", type=float, nargs="+", default=[0.1, 1.0])
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS, help="beside EK-FAC-CG")
     parser.add_argument("--exact", type=float, default=1e-3, help="residual of the solution that counts as exact")
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rows and steps, to see that it runs")
     asked = parser.parse_args()
     if asked.quick:
-        asked.rows, asked.queries, asked.steps, asked.exact = 96, 2, 60, 0.03
+        asked.rows, asked.queries, asked.steps, asked.exact, asked.tokens = 96, 2, 60, 0.03, 20_000
     case = prepared(asked)
     lines: list[Line] = []
     with products(case.lm, case.rows, batch_size=16) as of:
@@ -144,11 +145,11 @@ def prepared(asked: argparse.Namespace) -> Case:
     rows = everything.select(np.sort(np.random.default_rng(0).permutation(short)[: asked.rows]))
     size = SIZES["d32"]
     trained = train(
-        folder / f"d32-{asked.rows}-{asked.vocab}",
+        folder / f"d32-{asked.rows}-{asked.vocab}-{asked.tokens}",
         neox(size, len(tokenizer)),
         rows,
         tokenizer,
-        tokens=20_000 if asked.quick else 350_000,
+        tokens=asked.tokens,
         checkpoints=0,
         **size.options,
     )
@@ -220,7 +221,7 @@ def run_lissa(race: Race, name: str, given: Solver | None, steps: int, batch: in
     state, start = first_iterate(ask, alpha), time.perf_counter()
     for step in range(1, steps + 1):
         state = next_iterate(ask, state, damped(next(draws), race.lam), alpha)
-        if step in (10, 30, 100, 300, 1000, 3000) or step == steps:
+        if step in (10, 30, 100, 300, 600, 1000, 3000) or step == steps:
             seconds = time.perf_counter() - start
             for x, said in ((state.x, f"α = 1/(1.5 × {found.value:.3g})"), (state.mean, f"averaged, η = {AVERAGE:g}")):
                 race.note(name, step, race.case.scores(x), race.residual(x), seconds, said)
