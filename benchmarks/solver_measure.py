@@ -36,6 +36,9 @@ def run(problem: Problem, method: Method) -> tuple[dict[str, Any], Tensor | None
             warnings.simplefilter("always")
             if method.setup is None and not method.diverging:
                 method.solve(problem.v[:2].clone(), min(2, method.steps), None)
+            warned.clear()
+            heard.truncate(0)
+            heard.seek(0)
             start, wall = time.process_time(), time.perf_counter()
             made = method.setup() if method.setup else None
             ready = time.process_time()

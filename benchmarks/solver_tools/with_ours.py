@@ -63,6 +63,8 @@ def methods(problem: Problem) -> list[Method]:
         found.append(Method(f"ours EK-FAC-CG {steps}", "defaults", ours.cg, steps, default=True, setup=ours.factors))
     steps = problem.lissa_steps
     found.append(Method("ours LiSSA", "automatic scale", ours.lissa, steps, default=True))
+    half = functools.partial(ours.lissa, average=0.5)
+    found.append(Method("ours LiSSA", "automatic scale, average 0.5", half, steps))
     found.append(Method("ours EK-FAC-LiSSA", "automatic scale", ours.lissa, steps, default=True, setup=ours.factors))
     diverging = functools.partial(ours.lissa, scale=1 / too_small(problem))
     found.append(Method("ours LiSSA", DIVERGING, diverging, steps, diverging=True))
