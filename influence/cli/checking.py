@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influence.cli import comparing, measuring, show, stages
+from influence.cli import comparing, measuring, parts, show, stages
 from influence.cli.config import is_live
 from influence.cli.result import Result, shown
 from influence.cli.stages import Work
@@ -19,6 +19,7 @@ from influence.store import NotARun, Run, open_run, read_manifest
 if TYPE_CHECKING:
     import pandas as pd
 
+UNSETTLED = 0.25
 HEADS = {"solve": "certified solve", "pbrf": "PBRF", "patch": "tail-patch"}
 
 
@@ -48,6 +49,7 @@ class Checked:
         lines.append(
             "Pearson with the certified solve and with PBRF, Spearman with tail-patch; mean over queries, 95 %"
         )
+        lines += self._unsettled()
         lines += [f"{HEADS[name]} left out: {show.shorten(why, 160)}" for name, why in told["left_out"].items()]
         lines.append(f"run      {shown(self.result.folder)}")
         if self.result.report is not None:
@@ -55,6 +57,15 @@ class Checked:
         return "\n".join([*lines, f"next     {self.result.next}"])
 
     __repr__ = __str__
+
+    def _unsettled(self) -> list[str]:
+        """A line where the certified solve itself still moved; none where it has settled."""
+        pieces = self.result.manifest["pieces"]
+        if "tables/truth_certificate.parquet" not in pieces:
+            return []
+        moved = float(self.result.table("truth_certificate")["change"].max())
+        said = f"the certified solve's own scores changed by up to {moved:.0%} over its last steps"
+        return [f"{said}; give more --products" if moved > UNSETTLED else said]
 
     def _repr_html_(self) -> str:
         return str(self.table.to_html(index=False))
@@ -124,8 +135,7 @@ def _measure(work: Work, asked: dict[str, int]) -> None:
     told = work.run.manifest["truth"]
     work.run.describe(truth={**told, "left_out": left_out, "products": asked["products"]})
     stages.ensure_table(work, "truth", lambda: comparing.means(each, asked["seed"]))
-    for name in [name for name in work.run.manifest["pieces"] if name.startswith(measuring.PARTS)]:
-        work.run.drop(name)
+    parts.forget(work.run, measuring.PARTS)
 
 
 def _begin(opened: Run, asked: dict[str, int]) -> None:
@@ -172,7 +182,7 @@ def _cell(line: dict[str, Any]) -> str:
     value, low, high = line["value"], line["low"], line["high"]
     if value != value:
         return "–"
-    return f"{value:.2f}" if low != low else f"{value:.2f}  {low:.2f} to {high:.2f}"
+    return f"{value:.2f}" if low != low else f"{value:.2f} ({low:.2f} – {high:.2f})"
 
 
 def _next(folder: Path, solver: str) -> str:

@@ -29,8 +29,8 @@ MEASURES = {
 }
 MEANS = {
     "solve": "Pearson correlation over all rows with the damped solve by EK-FAC-preconditioned conjugate gradients.",
-    "pbrf": "Pearson correlation over sampled rows with the proximal Bregman response: the query given a little weight "
-    "and the model optimised again.",
+    "pbrf": "Pearson correlation over sampled rows with the proximal Bregman response: the query given a little "
+    "weight, the model optimised again.",
     "patch": "Spearman correlation with the change of log p after one small gradient step on the row.",
 }
 
@@ -142,11 +142,12 @@ def _notes(run: Run, told: dict[str, Any], table: pandas.DataFrame) -> list[str]
             f"The certified solve took at most {count(told.get('products') or asked.get('products'))} products: "
             f"residual {_two(spread['residual'])}, change of its scores "
             f"{_two(spread['change'], percent)} (median and worst query)."
+            + (" It has not settled itself: give more --products." if spread["change"][1] > MOVING else "")
         )
     if (table["measure"] == "patch").any():
         notes.append(
-            "Half of the tail-patch rows are those that these scores put first, the others random. For a small step "
-            "the change is the gradients' dot product over all parameters, so that baseline is near 1 by construction."
+            "Half of the tail-patch rows are those that these scores put first, the others random. A small step "
+            "changes log p by about the gradients' dot product over all parameters, which favours gradient baselines."
         )
     if (table["measure"] == "pbrf").any():
         notes.append("Both PBRF and the certified solve keep the run's damping: they say nothing about retraining.")

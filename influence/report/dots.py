@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ SMALLEST = 1e-6  # what a logarithmic axis shows of a zero
 
 
 def certificate_dots(table: pandas.DataFrame) -> altair.TopLevelMixin:
-    """Per query the residual (dot), its sampling floor (tick) and the change of the scores (diamond); logarithmic."""
+    """Per query the residual (dot), its sampling floor (square) and the change of the scores (diamond); logarithmic."""
     alt = altair_module()
     names = {"residual": "residual", "floor": "sampling floor", "change": "change of scores"}
     kept = [name for name in names if table[name].notna().any() and (name != "floor" or (table[name] > 0).any())]
@@ -28,26 +29,34 @@ def certificate_dots(table: pandas.DataFrame) -> altair.TopLevelMixin:
     order = one["name"].tolist()
     long = one.melt(["name"], kept, "what", "amount").dropna()
     long = long.assign(what=long["what"].map(names), amount=long["amount"].clip(lower=SMALLEST))
-    shapes = {"residual": "circle", "sampling floor": "stroke", "change of scores": "diamond"}
+    shapes = {"residual": "circle", "sampling floor": "square", "change of scores": "diamond"}
     shades = {"residual": COLOUR["ink"], "sampling floor": COLOUR["grey"], "change of scores": COLOUR["accent"]}
     shown = [names[name] for name in kept]
-    points = alt.Chart(long).mark_point(filled=True, size=46, strokeWidth=2, opacity=1)
-    chart = points.encode(
-        x=alt.X(
-            "name:N",
-            sort=order,
-            title="query, largest residual first",
-            axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False),
-        ),
-        y=alt.Y(
-            "amount:Q", title="share, logarithmic", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4, format="~g")
-        ),
-        shape=alt.Shape(
-            "what:N",
-            scale=alt.Scale(domain=shown, range=[shapes[name] for name in shown]),
-            legend=alt.Legend(title=None, orient="top"),
-        ),
-        color=alt.Color("what:N", scale=alt.Scale(domain=shown, range=[shades[name] for name in shown]), legend=None),
+    powers = [10.0**power for power in range(-6, 2)]
+    legend = alt.Legend(title=None, orient="top")
+    chart = (
+        alt.Chart(long)
+        .mark_point(filled=True, size=40, opacity=1)
+        .encode(
+            x=alt.X(
+                "name:N",
+                sort=order,
+                title="query, largest residual first",
+                axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False),
+            ),
+            y=alt.Y(
+                "amount:Q",
+                title="relative size, logarithmic",
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(values=powers, format="~g", ticks=False),
+            ),
+            shape=alt.Shape(
+                "what:N", scale=alt.Scale(domain=shown, range=[shapes[name] for name in shown]), legend=legend
+            ),
+            color=alt.Color(
+                "what:N", scale=alt.Scale(domain=shown, range=[shades[name] for name in shown]), legend=legend
+            ),
+        )
     )
     return finish(chart)
 
@@ -58,8 +67,9 @@ def truth_dots(table: pandas.DataFrame, measure: str) -> altair.TopLevelMixin:
     part = table[(table["measure"] == measure) & table["value"].notna()]
     part = part.assign(ours=part["method"] == OURS)
     order = list(dict.fromkeys(table["method"]))
-    low = min(0.0, float(part["low"].fillna(part["value"]).min()))
-    scale = alt.Scale(domain=[max(-1.0, low), 1], nice=False)
+    least = float(table["low"].fillna(table["value"]).min())  # of all measures, so that their figures can be compared
+    scale = alt.Scale(domain=[max(-1.0, math.floor(5 * min(0.0, least)) / 5), 1], nice=False)
+    axis = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], format=".1f", grid=True, gridColor=COLOUR["rule"])
     base = alt.Chart(part).encode(
         y=alt.Y(
             "method:N", sort=order, title=None, axis=alt.Axis(labelLimit=130, domain=False, ticks=False, grid=True)
@@ -68,8 +78,10 @@ def truth_dots(table: pandas.DataFrame, measure: str) -> altair.TopLevelMixin:
     )
     title = "mean correlation, 95 % interval"
     ends = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
-    ends = ends.encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
-    dots = base.mark_point(filled=True, size=52, opacity=1).encode(x=alt.X("value:Q", title=title, scale=scale))
+    ends = ends.encode(x=alt.X("low:Q", title=title, scale=scale, axis=axis), x2="high:Q")
+    dots = base.mark_point(filled=True, size=52, opacity=1).encode(
+        x=alt.X("value:Q", title=title, scale=scale, axis=axis)
+    )
     zero = alt.Chart(part.head(1)).mark_rule(color=COLOUR["grey"]).encode(x=alt.datum(0.0))
     return finish(alt.layer(zero, ends, dots), width=170, height=alt.Step(19))
 
