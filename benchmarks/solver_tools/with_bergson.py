@@ -139,7 +139,7 @@ def methods(problem: Problem) -> list[Method]:
     for cg in problem.cg_steps:
         solve = functools.partial(tool.astra, solver="cg", batch_size=rows)
         found.append(Method(f"bergson EK-FAC-CG {cg}", "all rows", solve, cg, default=True, **made))
-    for lr in (0.01, 0.05):
+    for lr in (0.01, 0.001):
         solve = functools.partial(tool.astra, lr=lr, batch_size=size)
         found.append(Method("bergson ASTRA", f"lr {lr:g}", solve, steps, default=lr == 0.01, **made))
     solve = functools.partial(tool.lissa, scale=100.0, size=16)
