@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from influence.attribution.solvers import cg_solver as cg_solver
     from influence.attribution.solvers import lissa_solver as lissa_solver
     from influence.attribution.trajectory import predictive as predictive
+    from influence.cli.checking import truth_of as truth_of
     from influence.cli.job import run as run
     from influence.data.corpus import corpus as corpus
     from influence.data.examples import examples as examples
@@ -64,6 +65,7 @@ _HOME = {
     "table": "influence.analysis.table",
     "tail": "influence.analysis.tails",
     "top": "influence.analysis.top",
+    "truth_of": "influence.cli.checking",
     "write_report": "influence.report.page",
 }
 

@@ -18,7 +18,7 @@ import job_case
 import pytest
 
 import influence
-from influence.cli import blocks, fit, job, report, run, score, show
+from influence.cli import blocks, fit, job, report, run, score, show, truth
 from influence.cli.app import COMMANDS, command, exit_code
 from influence.cli.config import to_toml
 from influence.store import Busy, OtherSettings, WriteFailed, open_run, read_manifest
@@ -82,6 +82,7 @@ def same(cli: Callable[..., Any], api: Callable[..., Any], extra: set[str]) -> N
 def test_commands_and_functions_have_the_same_names_and_defaults() -> None:
     same(run.run, influence.run, {"config", "python"})
     same(score.score, job.score, set())
+    same(truth.truth, influence.truth_of, set())
     fitted = inspect.signature(fit.fit).parameters
     whole = inspect.signature(influence.run).parameters
     for name in set(fitted) - {"config"}:
@@ -99,7 +100,7 @@ def test_settings_of_the_job_are_those_of_the_functions_below() -> None:
                 assert known[name].default == parameter.default, (function, name)
 
 
-@pytest.mark.parametrize("function", [run.run, fit.fit, score.score, report.report, blocks.blocks])
+@pytest.mark.parametrize("function", [run.run, fit.fit, score.score, truth.truth, report.report, blocks.blocks])
 def test_signatures_have_plain_types(function: Callable[..., Any]) -> None:
     plain = {str, int, float, bool, type(None), str | None, int | None, tuple[str, ...]}
     hints = typing.get_type_hints(function)
@@ -114,6 +115,7 @@ def test_signatures_have_plain_types(function: Callable[..., Any]) -> None:
         ("run m --data d --queries q --lenght 3", "--length"),
         ("run m --data d --queries q --dampng 3", "--damping"),
         ("fit m --data d --batch-sise 3", "--batch-size"),
+        ("truth r --patch-row 3", "--patch-rows"),
     ],
 )
 def test_a_typo_gets_a_suggestion(line: str, suggestion: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +133,8 @@ def test_a_typo_gets_a_suggestion(line: str, suggestion: str, capsys: pytest.Cap
         ("run m --data d --queries q --config none.toml", "there is no file none.toml"),
         ("report {tmp}", "holds no run"),
         ("report {tmp}/none", "holds no run"),
+        ("truth {tmp}", "holds no run"),
+        ("truth {tmp} --queries 0", "queries is 0"),
         ("run {model} --data {tmp}/none.txt --queries {queries} --out {tmp}/o", "none.txt"),
         ("run {model} --data {data} --queries {tmp}/none.jsonl --out {tmp}/o", "none.jsonl"),
         ("run {model} --data {data} --queries {queries} --blocks nothing --out {tmp}/o", "nothing"),

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_case import make_run, write_manifest
 from report_payloads import PAYLOADS
@@ -58,9 +59,16 @@ def _page_of(run: Path, texts: tuple[str, ...]) -> str:
     for name, found in columns.items():
         for column in found:
             rewrite(run, name, lambda frame, column=column: frame.assign(**{column: every[: len(frame)]}))
+    checked = {"measure": "solve", "value": 0.5, "low": 0.4, "high": 0.6, "n_queries": 2}
+    pd.DataFrame([{**checked, "method": text} for text in texts[:16]]).to_parquet(run / "tables" / "truth.parquet")
+    certified = {"residual": 0.1, "floor": 0.0, "residual_all_rows": 0.1, "change": 0.2, "change_rank": 0.1}
+    pd.DataFrame([{**certified, "query": query} for query in (3, 10)]).to_parquet(
+        run / "tables" / "certificate.parquet"
+    )
     keyed = {text: text for text in texts}
     write_manifest(run, settings=keyed, facts=keyed | {"n_rows": 120, "damping": texts[0], "labels": texts[1]},
                    versions=keyed, hashes=keyed, warnings=list(texts), certificate=keyed,
+                   truth={"settings": keyed, "left_out": keyed},
                    tracked={"of_all": 0.5, "of_selected": 1.0, "untracked": list(texts)},
                    pieces={text: {"sha256": text, "bytes": 3} for text in texts})  # fmt: skip
     log = [{"stage": text, "event": "done", "seconds": 1.0} for text in texts]

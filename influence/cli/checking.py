@@ -94,7 +94,7 @@ def truth_of(
         run: directory of a run that `influence.run` or `influence score` finished.
         queries: how many of its queries, chosen evenly.
         products: of EK-FAC-preconditioned conjugate gradients; 0 leaves this measure out.
-        rows: sampled for PBRF; 0 leaves it out. It takes hundreds of passes over all rows for each query.
+        rows: sampled for PBRF; 0 leaves it out. It takes a hundred passes or more over all rows for each query.
         patch_rows: steps for each query; 0 leaves tail-patch out.
         seed: of the rows sampled, random baseline, and bootstrap.
         live: where the run was made from live objects (model, data, tokenizer, queries), those once more.
@@ -133,7 +133,7 @@ def _measure(work: Work, asked: dict[str, int]) -> None:
     methods = measuring.methods(work, case, asked["seed"])
     each = stages.ensure_table(work, "truth_queries", lambda: comparing.each(case.query, case.row, found, methods))
     told = work.run.manifest["truth"]
-    work.run.describe(truth={**told, "left_out": left_out, "products": asked["products"]})
+    work.run.describe(truth={**told, "left_out": left_out})
     stages.ensure_table(work, "truth", lambda: comparing.means(each, asked["seed"]))
     parts.forget(work.run, measuring.PARTS)
 

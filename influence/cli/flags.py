@@ -40,7 +40,7 @@ Errors = Annotated[str, _flag("What invalid UTF-8 does: strict, replace or ignor
 Limit = Annotated[int | None, _flag("At most this many rows.", _ROWS)]
 
 Labels = Annotated[str, _flag("sampled from the model (true Fisher) or data (empirical Fisher).", _FACTORS)]
-Seed = Annotated[int, _flag("Of sampled labels.", _FACTORS)]
+Seed = Annotated[int, _flag("Of sampled labels, and of what an iterative solver draws.", _FACTORS)]
 CovarianceRows = Annotated[float, _flag("Share of the rows whose covariances are averaged.", _FACTORS)]
 Splits = Annotated[int, _flag("Diagonal blocks that huge factors are cut into.", _FACTORS)]
 Damping = Annotated[float, _flag("λ in units of each block's mean eigenvalue.", _FACTORS)]

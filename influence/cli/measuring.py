@@ -70,7 +70,7 @@ def solve(work: Work, case: Case, asked: dict[str, int]) -> pd.DataFrame | str:
 
     if not asked["products"]:
         return "not asked for (products is 0)"
-    options = _options(work)
+    options = {**_options(work), "dtype": None}  # a reference is computed in the model's own type
 
     def solution() -> Any:
         own = {**options, "seed": work.asked["seed"]}

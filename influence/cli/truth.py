@@ -23,7 +23,7 @@ def truth(
         run: Directory of a run that `influence run` or `influence score` finished.
         queries: How many of the run's queries to check, chosen evenly.
         products: Of EK-FAC-preconditioned conjugate gradients, each a pass over all rows; 0 leaves this measure out.
-        rows: Sampled for PBRF, which takes hundreds of passes over all rows for each query; 0 leaves it out.
+        rows: Sampled for PBRF, which takes a hundred passes or more over all rows for each query; 0 leaves it out.
         patch_rows: Gradient steps for each query, half of them on the rows that the scores put first; 0 leaves it out.
         seed: Of the rows sampled, the random baseline and the bootstrap.
     """

@@ -135,11 +135,11 @@ def _notes(run: Run, told: dict[str, Any], table: pandas.DataFrame) -> list[str]
     asked = told.get("settings")
     asked = asked if isinstance(asked, dict) else {}
     notes = [f"{_queries(table['n_queries'].max())}, chosen evenly; intervals are 95 %, from resampling the queries."]
-    solved = run.tables.get("truth_certificate")
+    solved, made = run.tables.get("truth_certificate"), asked.get("products")
     if solved is not None and len(solved):
         spread = _spread(solved)
         notes.append(
-            f"The certified solve took at most {count(told.get('products') or asked.get('products'))} products: "
+            f"The certified solve took at most {count(made) if isinstance(made, int) else 'some'} products: "
             f"residual {_two(spread['residual'])}, change of its scores "
             f"{_two(spread['change'], percent)} (median and worst query)."
             + (" It has not settled itself: give more --products." if spread["change"][1] > MOVING else "")

@@ -11,6 +11,7 @@ from influence.report.checks import MEASURES
 from influence.report.figures import Build, altair_module, finish
 from influence.report.read import Run
 from influence.report.svg import COLOUR
+from influence.report.words import clean, shorten
 
 if TYPE_CHECKING:
     import altair
@@ -66,7 +67,9 @@ def truth_dots(table: pandas.DataFrame, measure: str) -> altair.TopLevelMixin:
     alt = altair_module()
     part = table[(table["measure"] == measure) & table["value"].notna()]
     part = part.assign(ours=part["method"] == OURS)
-    order = list(dict.fromkeys(table["method"]))
+    place = {name: k for k, name in enumerate(dict.fromkeys(table["method"]))}
+    part = part.assign(place=part["method"].map(place), method=[shorten(clean(name), 40) for name in part["method"]])
+    order = alt.EncodingSortField(field="place", op="min")  # a list of names would become part of an expression
     least = float(table["low"].fillna(table["value"]).min())  # of all measures, so that their figures can be compared
     scale = alt.Scale(domain=[max(-1.0, math.floor(5 * min(0.0, least)) / 5), 1], nice=False)
     axis = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], format=".1f", grid=True, gridColor=COLOUR["rule"])
