@@ -46,7 +46,7 @@ class Result:
         return ekfac.load(self.folder / "factors" / "ekfac.safetensors")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the run's tables: queries, rows, top, tokens, layers, tails, tail_points, blocks."""
+        """One of the tables: queries, rows, top, tokens, layers, tails, tail_points, blocks, certificate, truth …"""
         import pandas
 
         path = self.folder / "tables" / f"{name}.parquet"

@@ -63,7 +63,10 @@ def _uncertified(run: Run) -> dict[str, str]:
     found = _line(run, "solve", "these scores")
     if found is not None:
         said += f" Checked on {_queries(found['n_queries'])}:"
-        said += f" Pearson {number(found['value'], 2)} with a certified solve."
+        said += f" Pearson {number(found['value'], 2)} with a certified solve"
+        solved = run.tables.get("truth_certificate")
+        moved = solved is not None and len(solved) and _spread(solved)["change"][1] > MOVING
+        said += ", which had not settled itself." if moved else "."
         return {"head": "Checked", "text": said, "level": "note"}
     said += " “influence truth RUN” measures how close the scores are; “--solver accurate” certifies every query."
     return {"head": "Not certified", "text": said, "level": "note"}
@@ -142,7 +145,7 @@ def _notes(run: Run, told: dict[str, Any], table: pandas.DataFrame) -> list[str]
             f"The certified solve took at most {count(made) if isinstance(made, int) else 'some'} products: "
             f"residual {_two(spread['residual'])}, change of its scores "
             f"{_two(spread['change'], percent)} (median and worst query)."
-            + (" It has not settled itself: give more --products." if spread["change"][1] > MOVING else "")
+            + (" It has not settled itself: ask for more products." if spread["change"][1] > MOVING else "")
         )
     if (table["measure"] == "patch").any():
         notes.append(
