@@ -7,7 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-FAMILIES = {"CG": "#1b6ca8", "EK-FAC + CG": "#b2182b", "LiSSA": "#5e9c3a", "EK-FAC + LiSSA": "#d98a1f"}
+FAMILIES = {
+    "CG": "#1b6ca8",
+    "EK-FAC + CG": "#b2182b",
+    "EK-FAC + block CG": "#7b3294",
+    "LiSSA": "#5e9c3a",
+    "EK-FAC + LiSSA": "#d98a1f",
+}
 CHEAP = "#444444"
 
 

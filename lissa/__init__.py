@@ -1,5 +1,6 @@
 """Iterative solvers of (G + λI) x = v, Neumann (LiSSA) and conjugate gradients; they know a product and no model."""
 
+from lissa.block import block_cg
 from lissa.certify import Certificate, certified, certify
 from lissa.cg import cg
 from lissa.neumann import neumann
@@ -13,6 +14,7 @@ __all__ = [
     "Lam",
     "Largest",
     "Product",
+    "block_cg",
     "certified",
     "certify",
     "cg",

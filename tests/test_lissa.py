@@ -16,7 +16,8 @@ from torch import Tensor
 
 from influence.grads import norm
 from influence.types import Grad
-from lissa import Diverged, Indefinite, Product, certify, cg, largest, neumann
+from lissa import Certificate, Diverged, Indefinite, Product, certify, cg, largest, neumann
+from lissa.neumann import _require_useful
 
 ROWS = small.rows(60)
 G = small.moment(ROWS)
@@ -312,3 +313,16 @@ def test_answers_are_linear_and_queries_do_not_see_one_another(seed: int, factor
     assert torch.allclose(solve(both), factor * one + solve(y), rtol=0, atol=tolerance * 100)
     assert torch.allclose(solve({name: part.flip(0) for name, part in x.items()}).flip(0), one, atol=tolerance)
     assert torch.allclose(solve({name: part[1:] for name, part in x.items()}), one[1:], atol=tolerance)
+
+
+def test_some_bad_answers_are_warned_of_and_most_are_an_error() -> None:
+    def found(residual: list[float]) -> Certificate:
+        whole = torch.tensor(residual, dtype=torch.float64)
+        return Certificate(whole, torch.zeros(3), whole, whole < 1.5, torch.zeros(3, dtype=torch.bool), 2)
+
+    with pytest.warns(UserWarning, match="1 of 3 queries are worse than none, the first, 2, with a residual of 1.1"):
+        _require_useful(found([0.1, 0.2, 1.1]), 0.1, True, small.LAM, lambda: "use scale=0.01")
+    _require_useful(found([0.1, 0.2, 1.1]), 0.1, False, small.LAM, lambda: "use scale=0.01")
+    for bad in ([0.1, 1.6, 1.1], [0.1, 0.2, math.nan]):
+        with pytest.raises(Diverged, match="use scale=0.01"):
+            _require_useful(found(bad), 0.1, True, small.LAM, lambda: "use scale=0.01")

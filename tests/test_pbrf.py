@@ -72,6 +72,17 @@ def test_regression_is_exact_at_any_weight_where_the_model_is_linear() -> None:
     np.testing.assert_allclose(found.values[:, 0], direct.numpy(), rtol=1e-6)
 
 
+def test_upweighted_rows_keep_their_order_whatever_their_length() -> None:
+    lm = tiny()
+    rows = token_rows(6, 0, low=3, high=12)
+    solver = ekfac.solver(influence.fit_ekfac(lm, rows, progress=False), damping=30.0)
+    options = {"central": False, "steps": 30, "tolerance": 1e-2, "progress": False}
+    both = pbrf(lm, rows, rows.select([5, 0, 2]), rows, solver, **options)
+    alone = pbrf(lm, rows, rows.select([2]), rows, solver, **options)
+    np.testing.assert_allclose(both.sel(row=2).values, alone.sel(row=2).values, rtol=1e-6)
+    assert both["row"].values.tolist() == [5, 0, 2]
+
+
 def test_nothing_is_left_behind_and_bad_settings_are_refused() -> None:
     lm = tiny()
     rows = token_rows(3, 0)

@@ -137,6 +137,7 @@ def cg_solver(
     factors: Factors | None = None,
     absolute: Mapping[str, float | None] | None = None,
     precondition: Solver | bool | None = None,
+    together: bool = True,
     steps: int = 20,
     tolerance: float = 0.01,
     sample: int | None = None,
@@ -152,6 +153,9 @@ def cg_solver(
     """Conjugate gradients on the Gauss-Newton matrix of a fixed sample of rows, preconditioned where asked.
 
     Args:
+        together: all queries search in one space (block conjugate gradients, `lissa.block_cg`): as many products, and
+            far nearer to the solution with many queries; an answer that has not converged then depends on which other
+            queries were asked with it. False solves each query by itself.
         steps: at most so many products, each over the whole sample.
         tolerance: a query is done once its residual is at most this.
         sample: how many of the rows, drawn by the seed, the product takes; default all. The solution is that of these
@@ -184,7 +188,7 @@ def cg_solver(
         with products(lm, rows, progress=progress, batch_size=batch_size, **options) as all_rows:
             lissa.prepare(grad, lam)
             all_rows.require_same_twice(grad)
-            found = lissa.cg(
+            found = (lissa.block_cg if together else lissa.cg)(
                 all_rows.sample(taken, seed, watched="conjugate gradients"),
                 grad,
                 lam,

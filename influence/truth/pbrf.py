@@ -79,12 +79,12 @@ def pbrf(
     problem = _problem(lm, rows, solver, likelihood, batch_size)
     f = likelihood.log_p if measure is None else measure
     asked = list(batches(measured, batch_size, device_of(lm)))
-    places, one = zip(*batches(upweighted, 1, device_of(lm)), strict=True)
+    one = [next(batches(upweighted.select([k]), 1, device_of(lm)))[1] for k in range(len(upweighted))]
     values = np.zeros((len(measured), len(upweighted)))
     reached, taken = np.zeros(len(upweighted)), np.zeros(len(upweighted), int)
     with quiet(lm.net), tqdm(total=len(one), desc="PBRF", unit="row", delay=2, disable=not progress) as bar:
         here = _measured(problem, problem.start, asked, f, len(measured))
-        for (place,), batch in zip(places, one, strict=True):
+        for place, batch in enumerate(one):
             signs = (1.0, -1.0) if central else (1.0,)
             for sign in signs:
                 found = _optimum(problem, batch, sign * epsilon, tolerance, steps)
