@@ -57,10 +57,12 @@ def methods(problem: Problem) -> list[Method]:
     ours = Ours(problem)
     found = [Method("ours EK-FAC", "exact labels", ours.ekfac, default=True, setup=ours.factors)]
     for steps in problem.cg_steps:
-        found.append(Method(f"ours CG {steps}", "defaults", ours.cg, steps, default=True))
-        solve = functools.partial(ours.cg, batch_size=len(problem.x), probes=0)
-        found.append(Method(f"ours CG {steps}", "all rows at a time, no probes", solve, steps, default=True))
-        found.append(Method(f"ours EK-FAC-CG {steps}", "defaults", ours.cg, steps, default=True, setup=ours.factors))
+        alone = functools.partial(ours.cg, together=False)
+        found.append(Method(f"ours CG {steps}", "each query alone", alone, steps, default=True))
+        found.append(Method(f"ours EK-FAC-CG {steps}", "each alone", alone, steps, default=True, setup=ours.factors))
+        found.append(Method(f"ours block CG {steps}", "defaults", ours.cg, steps, default=True))
+        name = f"ours EK-FAC block CG {steps}"
+        found.append(Method(name, "defaults", ours.cg, steps, default=True, setup=ours.factors))
     steps = problem.lissa_steps
     found.append(Method("ours LiSSA", "automatic scale", ours.lissa, steps, default=True))
     half = functools.partial(ours.lissa, average=0.5)
