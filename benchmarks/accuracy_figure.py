@@ -15,6 +15,7 @@ FAMILIES = {
     "EK-FAC + LiSSA": "#d98a1f",
 }
 CHEAP = "#444444"
+ABOVE, BELOW = ("K-FAC", "diagonal", "exact", "gradient dot"), ("EK-FAC",)  # of points that lie close to each other
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
@@ -37,9 +38,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
             layers = [
                 base.transform_filter("datum.family != 'no products'").mark_line(strokeWidth=1).encode(x, y, colour),
                 base.mark_point(filled=True, size=45, opacity=1).encode(x, y, colour),
-                base.transform_filter("datum.family == 'no products'")
-                .mark_text(align="left", dx=6, fontSize=10)
-                .encode(x, y, text="estimator"),
+                *(_names(base, names, dy).encode(x, y, text="estimator") for names, dy in ((ABOVE, -8), (BELOW, 8))),
             ]
             if column == "LDS":
                 bar = base.mark_rule(opacity=0.35).encode(
@@ -50,6 +49,13 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         heading = f"{one['setting']}: {one['rows']} rows, {one['parameters']:,} parameters"
         columns.append(alt.vconcat(*parts, title=heading))
     alt.hconcat(*columns).configure_view(stroke=None).save(str(path), **({"ppi": 144} if path.suffix == ".png" else {}))
+
+
+def _names(base: Any, names: tuple[str, ...], dy: int) -> Any:
+    import altair as alt
+
+    chosen = alt.FieldOneOfPredicate(field="estimator", oneOf=list(names))
+    return base.transform_filter(chosen).mark_text(dy=dy, fontSize=10)
 
 
 def _family(name: str) -> str:

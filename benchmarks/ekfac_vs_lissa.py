@@ -39,7 +39,7 @@ QUICK = {
     "CG": (10, 20), "EK-FAC + CG": (5, 10), "EK-FAC + block CG": (2, 5), "LiSSA": (100,), "EK-FAC + LiSSA": (10,)
 }  # fmt: skip
 REFERENCE_STEPS = 80
-MOST_QUERIES = {"language model": 20}  # a product costs 1.7 forward and backward passes for each
+MOST_QUERIES = {"language model": 10}  # a product costs 1.7 forward and backward passes for each
 LISSA_BATCH = {"language model": 32}
 
 
@@ -117,7 +117,6 @@ def iterative(case: Case, steps: dict[str, tuple[int, ...]]) -> Iterator[tuple[s
                         together=t,
                         steps=c,
                         tolerance=1e-6,
-                        batch_size=case.batch,
                         **same,
                     ),  # fmt: skip
                 )
@@ -140,7 +139,7 @@ def reference(case: Case) -> Timed:
     if sum(block.size for block in case.lm.blocks) <= LARGEST:
         return Timed(exact_solver(case.lm, one.rows, case.lam, likelihood=one.likelihood, progress=False))
     inner = ekfac.solver(case.factors, absolute=case.lam)
-    options = {"absolute": case.lam, "likelihood": one.likelihood, "precondition": inner, "batch_size": case.batch}
+    options = {"absolute": case.lam, "likelihood": one.likelihood, "precondition": inner}
     return Timed(influence.cg_solver(case.lm, one.rows, steps=REFERENCE_STEPS, tolerance=1e-3, probes=0, **options))
 
 

@@ -14,14 +14,30 @@ from tqdm.auto import tqdm
 from influence.attribution.passes import device_of
 from influence.grads import apply, axpy, dense, norm
 from influence.model.batches import columns, pad
+from influence.model.capture import forward
 from influence.model.gauss_newton import Product as OfBatch
 from influence.model.gauss_newton import gauss_newton
 from influence.model.likelihood import Likelihood, categorical
+from influence.model.quiet import quiet
 from influence.types import LM, Batch, Grad
 from lissa import Product
 
 if TYPE_CHECKING:
     from influence.types import Rows
+
+
+# Outputs that a product takes at a time
+OUTPUTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+
+
+def rows_at_once(lm: LM, rows: Rows) -> int:
+    """Rows of the longest length whose outputs (b t v) are about OUTPUTS numbers."""
+    ids = columns(rows)[0]
+    device = device_of(lm)
+    shortest = torch.from_numpy(np.asarray(min(ids, key=len), np.int64)[None]).to(device)
+    with torch.no_grad(), quiet(lm.net):
+        width = forward(lm.net, shortest).shape[-1]
+    return max(1, OUTPUTS.get(device.type, 1 << 22) // (width * max(len(one) for one in ids)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,8 @@ from ekfac import EKFACSolver, Factors
 from influence.attribution.damping import lambdas, preconditioner, relative
 from influence.attribution.gradients import query_gradients
 from influence.attribution.passes import compute_dtype
-from influence.attribution.products import Products, products
+from influence.attribution.products import Products, products, rows_at_once
 from influence.grads import queries
-from influence.model.batches import columns
 from influence.model.likelihood import Likelihood, categorical
 from influence.types import LM, Grad, Solution, Solver
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 CERTIFICATE_ROWS = 1024
 PROBES, PROBE_NUMBERS = 64, 1 << 28  # rows, and numbers that their gradients may take
 PARTS = 16
-TOKENS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +160,8 @@ def cg_solver(
         tolerance: a query is done once its residual is at most this.
         sample: how many of the rows, drawn by the seed, the product takes; default all. The solution is that of these
             rows: too few of them cost more accuracy than too few steps.
-        batch_size: rows of the longest length that a product takes at a time, default about 8,192 tokens; it changes
-            memory and time only.
+        batch_size: rows of the longest length that a product takes at a time; it changes memory and time only. The
+            default is as many as give about a million outputs on a CPU: more fall out of its cache.
         certify: rows of the certificate, drawn independently; default 1024 where there is a sample, and with all rows
             in the product these, so that the residual is exact.
         Others as in `lissa_solver`.
@@ -178,7 +176,7 @@ def cg_solver(
         BadRows, NotFinite, NoForwardDerivative: for rows and models that no product can be taken of.
     """
     if batch_size is None:
-        batch_size = max(1, TOKENS // max(len(ids) for ids in columns(rows)[0]))
+        batch_size = rows_at_once(lm, rows)
     _require_rows("batch_size", batch_size, 1)
     if sample is not None:
         _require_rows("sample", sample, 1)

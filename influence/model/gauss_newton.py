@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from influence.types import LM, Batch, Grad
 
 Product = Callable[["Batch", "Grad"], "Grad"]
-# Numbers that the outputs' tangents of all queries together may take
-OUTPUT_NUMBERS = 1 << 26
+# Numbers that the outputs' tangents of all queries together may take; on CPUs more fall out of the cache
+OUTPUT_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 _ADVICE = "open it with attn_implementation='eager' or a plain activation, or use EK-FAC, which needs no such products"
 
@@ -81,7 +81,8 @@ def _product(
             _, u = jvp(outputs, (point,), (direction,))  # type: ignore[misc]
             return pull(likelihood.curvature(at, u, batch))[0]
 
-        return vmap(one, chunk_size=max(1, OUTPUT_NUMBERS // at.numel()))(tangent)
+        numbers = OUTPUT_NUMBERS.get(at.device.type, 1 << 24)
+        return vmap(one, chunk_size=max(1, numbers // at.numel()))(tangent)
     except NotImplementedError as error:
         raise NoForwardDerivative(f"a layer of this model has no forward derivative ({error}); {_ADVICE}") from error
     except RuntimeError as error:
