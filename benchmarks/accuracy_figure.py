@@ -15,7 +15,7 @@ FAMILIES = {
     "EK-FAC + LiSSA": "#d98a1f",
 }
 CHEAP = "#444444"
-ABOVE, BELOW = ("K-FAC", "diagonal", "exact", "gradient dot"), ("EK-FAC",)  # of points that lie close to each other
+ABOVE, BELOW = ("K-FAC", "diagonal", "exact"), ("EK-FAC", "gradient dot")  # of points that lie close to each other
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
@@ -36,9 +36,12 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         for column, title in (("pearson exact", "Pearson with the exact solve"), ("LDS", "LDS")):
             y = alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
             layers = [
-                base.transform_filter("datum.family != 'no products'").mark_line(strokeWidth=1).encode(x, y, colour),
+                base.transform_filter("datum.family != 'no products'")
+                .mark_line(strokeWidth=1)
+                .encode(x, y, colour, order="products:Q"),
                 base.mark_point(filled=True, size=45, opacity=1).encode(x, y, colour),
-                *(_names(base, names, dy).encode(x, y, text="estimator") for names, dy in ((ABOVE, -8), (BELOW, 8))),
+                _names(base, ABOVE, -8).encode(x, y, text="estimator"),
+                _names(base, BELOW, 8).encode(x, y, text="estimator"),
             ]
             if column == "LDS":
                 bar = base.mark_rule(opacity=0.35).encode(
@@ -48,7 +51,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
             parts.append(alt.layer(*layers).properties(width=300, height=200))
         heading = f"{one['setting']}: {one['rows']} rows, {one['parameters']:,} parameters"
         columns.append(alt.vconcat(*parts, title=heading))
-    alt.hconcat(*columns).configure_view(stroke=None).save(str(path), **({"ppi": 144} if path.suffix == ".png" else {}))
+    alt.hconcat(*columns).configure_view(stroke=None).save(str(path), **({"ppi": 96} if path.suffix == ".png" else {}))
 
 
 def _names(base: Any, names: tuple[str, ...], dy: int) -> Any:

@@ -106,7 +106,7 @@ def _files(folder: Path) -> dict[str, Any]:
     records = [{"text": text, "fact": f"f{number}"} for number, text in enumerate(TEXT)]
     found: dict[str, Any] = {"jsonl": _jsonl(folder / "a.jsonl", records), "list": records}
     found["gz"] = folder / "b.jsonl.gz"
-    found["gz"].write_bytes(gzip.compress(found["jsonl"].read_bytes()))
+    found["gz"].write_bytes(gzip.compress(found["jsonl"].read_bytes(), mtime=0))
     found["json"] = folder / "c.json"
     found["json"].write_text(json.dumps(records))
     found["csv"] = folder / "d.csv"
@@ -242,7 +242,7 @@ def _written(folder: Path, name: str, content: bytes) -> Path:
         ("a.csv", b"", r"not a readable CSV"),
         ("a.parquet", b"PAR1 not really", r"not a readable Parquet"),
         ("a.jsonl.gz", b"\x1f\x8b broken", r"damaged gzip"),
-        ("a.txt.gz", gzip.compress(b"some text " * 99)[:-30], r"damaged gzip"),
+        ("a.txt.gz", gzip.compress(b"some text " * 99, mtime=0)[:-30], r"damaged gzip"),
         ("a.bin", b"x", r"ends in '.bin'; readable are .txt"),
         ("a.txt", b"", r"0 token\(s\) of text in all"),
         ("a.txt", b" \n\n ", r"0 token\(s\) of text in all"),
