@@ -27,7 +27,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from influence.data.read import read
+from influence.data.statements import statements
 from influence.probing.controls import tfidf
 from influence.probing.metrics import accuracy, auc
 from influence.probing.solve import STRENGTHS, logistic
@@ -153,9 +153,8 @@ def compare(kind: str, asked: argparse.Namespace) -> None:
 def leak(source: str | None) -> None:
     """What a bag of words scores on statements that come in twins, with and without groups."""
     if source:
-        rows = read(source)
-        texts, y = list(rows["statement"]), np.asarray(rows["label"])
-        group = list(rows["city"])
+        rows = statements(source, text="statement", group="city")
+        texts, y, group = list(rows["text"]), np.asarray(rows["label"]), list(rows["group"])
     else:
         rng = np.random.default_rng(0)
         places = np.array(["France", "China", "Chile", "Norway", "Kenya", "Japan", "Peru", "Italy"])

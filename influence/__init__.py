@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from influence.data.examples import examples as examples
     from influence.data.queries import queries as queries
     from influence.data.statements import statements as statements
+    from influence.interventions.edit import edit as edit
     from influence.model.likelihood import gaussian as gaussian
     from influence.model.load import load as load
     from influence.model.supervised import Supervised as Supervised
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from influence.report.page import write_report as write_report
     from influence.study.ladder import ladder as ladder
     from influence.study.opening import open_ladder as open_ladder
+    from influence.study.result import open_study as open_study
+    from influence.study.run import study as study
     from influence.truth.lds import lds as lds
     from influence.truth.pbrf import pbrf as pbrf
     from influence.truth.retrain import retrain as retrain
@@ -59,6 +62,7 @@ _HOME = {
     "corpus": "influence.data.corpus",
     "depth_figure": "influence.report.drawn",
     "depth_table": "influence.probing.result",
+    "edit": "influence.interventions.edit",
     "examples": "influence.data.examples",
     "fit_diagonal": "influence.attribution.fit",
     "fit_ekfac": "influence.attribution.fit",
@@ -69,6 +73,7 @@ _HOME = {
     "lissa_solver": "influence.attribution.solvers",
     "load": "influence.model.load",
     "open_ladder": "influence.study.opening",
+    "open_study": "influence.study.result",
     "pbrf": "influence.truth.pbrf",
     "predictive": "influence.attribution.trajectory",
     "probe": "influence.probing.probe",
@@ -82,6 +87,7 @@ _HOME = {
     "score": "influence.attribution.score",
     "sparse_probe": "influence.probing.sparse.probe",
     "statements": "influence.data.statements",
+    "study": "influence.study",
     "subsets": "influence.truth.retrain",
     "table": "influence.analysis.table",
     "tail": "influence.analysis.tails",
@@ -91,13 +97,18 @@ _HOME = {
     "write_report": "influence.report.page",
 }
 
+_ROOMS = ("interventions",)  # whose names are written with the room: influence.interventions.freeze
+
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"influence.{name}")
     if name not in _HOME:
         raise AttributeError(f"influence has no {name!r}; its names are: {', '.join(__all__)}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    home = import_module(_HOME[name])
+    value = globals()[name] = home if home.__name__ == f"influence.{name}" else getattr(home, name)  # a room to call
     return value
 
 
