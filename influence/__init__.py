@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from influence.probing.sparse.probe import sparse_probe as sparse_probe
     from influence.report.drawn import depth_figure as depth_figure
     from influence.report.page import write_report as write_report
+    from influence.report.scored import layer_figure as layer_figure
+    from influence.report.scored import tail_figure as tail_figure
     from influence.study.ladder import ladder as ladder
     from influence.study.opening import open_ladder as open_ladder
     from influence.study.result import open_study as open_study
@@ -68,6 +70,7 @@ _HOME = {
     "fit_ekfac": "influence.attribution.fit",
     "gaussian": "influence.model.likelihood",
     "ladder": "influence.study.ladder",
+    "layer_figure": "influence.report.scored",
     "layers": "influence.analysis.layers",
     "lds": "influence.truth.lds",
     "lissa_solver": "influence.attribution.solvers",
@@ -91,6 +94,7 @@ _HOME = {
     "subsets": "influence.truth.retrain",
     "table": "influence.analysis.table",
     "tail": "influence.analysis.tails",
+    "tail_figure": "influence.report.scored",
     "top": "influence.analysis.top",
     "truth_of": "influence.cli.checking",
     "untrained": "influence.model.untrained",

@@ -1,0 +1,12 @@
+"""Edits of hidden states from a layer on, and what they cost: does a model still need its previous tokens there?
+
+    with influence.edit(lm, influence.interventions.freeze(3)):
+        ...  # scoring or generation
+    print(influence.intervene(lm, [influence.interventions.capitals(lm)]))
+
+Source: Ben Artzy & Schwartz 2024, "Attend First, Consolidate Later" (arXiv 2409.03621).
+"""
+
+from influence.interventions.edits import Edit, freeze, noise, shuffle, skip, swap
+
+__all__ = ["Edit", "freeze", "noise", "shuffle", "skip", "swap"]
