@@ -18,6 +18,7 @@ from influence.store.disk import replace
 from influence.store.errors import writing
 
 SCRIPTS = ("tools", "heat", "compare", "page")
+FILTERS = ("number", "fixed", "percent", "count", "seconds", "size", "plural")
 MOST_BYTES = 9_500_000  # a page is put together again with less in it until it is below
 
 
@@ -40,7 +41,7 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, progr
         filled = context(run, limits, drawing, progress and step == 0)
         page = render({**filled, "shortened": step > 0}).encode("utf-8", "replace")
         if len(page) <= MOST_BYTES:
-            return _write(path, page)
+            return write_page(path, page)
     raise ValueError(
         f"the page would be {words.size(len(page))} even with 10 queries and 5 rows each; expected at most "
         f"{words.size(MOST_BYTES)}: ask for fewer rows per query"
@@ -52,38 +53,40 @@ def render(filled: Mapping[str, Any]) -> str:
     with needed():
         import jinja2
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+        loader=jinja2.FunctionLoader(asset),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "fixed", "percent", "count", "seconds", "size", "plural"):
+    for name in FILTERS:
         environment.filters[name] = getattr(words, name)
-    style, script = _asset("page.css"), "".join(_asset(f"{name}.js") for name in SCRIPTS)
+    style, script = asset("page.css"), "".join(asset(f"{name}.js") for name in SCRIPTS)
     return str(
         environment.get_template("page.html").render(
             **{key: value for key, value in filled.items() if key != "data"},
             is_missing=words.is_missing,
             style=style,
             script=script,
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            style_hash=source_hash(style),
+            script_hash=source_hash(script),
             data=script_json(filled["data"]),
         )
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A template, style sheet or script of this folder."""
     return (files("influence.report.page") / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
     """A source expression of the content policy: only this very text may act as style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
-def _write(path: Path, page: bytes) -> Path:
+def write_page(path: Path, page: bytes) -> Path:
+    """Put the page where it belongs, whole; its folder is made. Raises WriteFailed where the disk refuses."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, page)

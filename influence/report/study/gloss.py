@@ -1,0 +1,106 @@
+"""What the methods of a study say: definitions, statistics of the tests, and the settings' names in plain words."""
+
+from __future__ import annotations
+
+# section -> paragraphs that hold for every study, since they say what the code does
+DEFINITIONS: dict[str, tuple[str, ...]] = {
+    "models": ("Only the last step of every trained model enters the tests.",),
+    "probe": (
+        "Depth of a layer is (layer + 1) / number of layers: 0 the embeddings, 1 the last block. Linear probes read a "
+        "concept's label from the hidden state of every layer; training, validation and test statements never share a "
+        "group, strength and layer are chosen on validation, and everything shown is measured on test statements.",
+        "D50 and D95 are the first depths at which the probe reaches 50 % and 95 % of its excess over the control at "
+        "its best layer, by linear interpolation between layers. They are undefined where the interval of that excess "
+        "holds zero, and draws over groups of statements give their intervals. Controls are the strongest of "
+        "those that tell the true classes (an untrained model of the same shape, a bag of words, length, majority), "
+        "and beside them shuffled labels and a control task of random labels.",
+    ),
+    "influence": (
+        "A query asks what the probe asks: log p(completion | prompt) less log p(contrast | prompt). The influence of "
+        "a training row on it is the gradient of that difference times the inverse damped Gauss-Newton matrix (EK-FAC) "
+        "times the gradient of the row's log-likelihood, over the number of training rows, in nats, by layer.",
+        "Layer mass m\u0303 of a query is the sum over rows of the absolute influence through a layer, over the mean of the "
+        "same for matched control queries, made to sum to 1 over layers. The centroid is the mean depth weighted by "
+        "it. The effective count of a query is (sum of m)\u00b2 over the sum of m\u00b2, over rows of positive influence m. Tail "
+        "exponents are of the density, by maximum likelihood over the largest positive scores, for rows that bear a "
+        "concept and for as many other rows of the same strata.",
+    ),
+    "margin": (
+        "The margin of a probe is its weight vector times the hidden state of its layer, with the weights held fixed; "
+        "the AUC says how well influence on it ranks bearing rows above others. In the removal, models are trained "
+        "again without the top rows of all concepts together, and without as many random matched bearing rows.",
+    ),
+    "tests": (
+        "One primary p per quantity, named before the study was run; Holm's correction over the five primaries "
+        "(quantities 1, 2, 3, 5 and 6), in which a test that could not be made counts as p = 1; Benjamini-Hochberg "
+        "within each. D50 is the primary depth. A relation is claimed where the corrected p and every falsifier are at "
+        "most .05 and no control is. Quantity 4 is descriptive and stands outside.",
+    ),
+}  # fmt: skip
+STATISTICS = {
+    1: "Spearman correlation over concepts of the centroid of influence with D50 within each model, averaged over "
+    "models with weight concepts \u2212 1.",
+    2: "layer mass above a concept's own D95 less the share of layers there, beyond the same at the D95 of other "
+    "concepts of its kind in the same model.",
+    3: "slope, pooled over models, of the tail exponent of bearing rows less that of matched rows on depth \u2212 D50.",
+    4: "AUC of the probe on influence signatures less that of the same probe on the backward signal alone.",
+    5: "AUC of influence on the probe's margin for bearing rows, above that of a control-task probe and of a random "
+    "direction; and the shift of D50 after retraining without the top rows, beyond that without random ones.",
+    6: "slope on log(parameters) of five outcomes, one number per model, over its standard error (HC3); the largest of "
+    "the five against the largest of each permutation.",
+}
+# parts of a path -> the section that tells it
+PLACE = {
+    **dict.fromkeys(
+        ("corpus", "world", "tokenizer", "vocab", "length", "text_column", "split", "errors", "held_out", "data",
+         "rows", "pack"), "corpus"),
+    **dict.fromkeys(
+        ("ladder", "models", "sizes", "seeds", "tokens", "batch_tokens", "checkpoints", "warmup", "accumulate",
+         "compute_dtype", "threads", "device", "steps", "preset", "folder", "revisions"), "models"),
+    **dict.fromkeys(("concepts", "queries", "controls", "kinds", "user"), "concepts"),
+    **dict.fromkeys(("probe", "probes", "splits", "metric", "sites", "site", "k95", "position", "strengths", "bootstrap"), "probe"),
+    **dict.fromkeys(("influence", "damping", "fit_rows", "solver", "blocks", "dtype", "batch_size", "factors"),
+                    "influence"),
+    **dict.fromkeys(("margin", "signature", "signature_rows", "removal", "retrain", "retraining"), "margin"),
+    **dict.fromkeys(("tests", "test", "hypotheses", "permutations", "level", "alpha"), "tests"),
+}  # fmt: skip
+GLOSS = {
+    "tokens": "tokens that every model sees in training",
+    "batch_tokens": "tokens of a batch at most, padding included",
+    "checkpoints": "log-spaced ones between the untrained model and the last",
+    "warmup": "steps of rising learning rate",
+    "accumulate": "pieces in which a batch is computed one after another",
+    "compute_dtype": "precision of products in training",
+    "threads": "of each training on the CPU",
+    "width": "of the hidden state",
+    "layers": "blocks",
+    "heads": "of attention",
+    "lr": "highest learning rate",
+    "weight_decay": "of AdamW",
+    "vocab": "entries of the tokenizer",
+    "length": "tokens per row",
+    "held_out": "share of the rows that no model is shown",
+    "persons": "invented persons of the embedded world",
+    "countries": "invented countries of the embedded world",
+    "facts_each": "facts per subject",
+    "prose": "rows of real prose",
+    "world.seed": "by which the embedded world is drawn",
+    "sha256": "of the corpus",
+    "seeds": "training seeds",
+    "splits": "of statements by group, each with its own probes",
+    "bootstrap": "draws of intervals, over groups of statements",
+    "tests.bootstrap": "draws of intervals, over concepts and queries",
+    "damping": "in mean eigenvalues of a block",
+    "fit_rows": "training rows that the factors are fitted on, all where there are fewer",
+    "queries": "per concept",
+    "controls": "control queries per concept",
+    "margin": "items per concept whose probe margin is traced in every layer; 0: not measured",
+    "signature": "items per concept of the descriptive quantity 4; 0: not measured",
+    "signature_rows": "rows of a signature",
+    "k95": "whether neurons for 95 % of a dense probe are counted",
+    "batch_size": "sequences at a time",
+    "dtype": "precision of influence; float32 where it is not set",
+    "seed": "of draws, splits and controls",
+    "permutations": "at most, all where there are fewer",
+    "level": "of intervals",
+}
