@@ -1,0 +1,7 @@
+"""The concepts of a study: what is probed, which queries ask the same, and which training rows state it."""
+
+from influence.study.concepts.concept import Concept as Concept
+from influence.study.concepts.concept import skip_reason as skip_reason
+from influence.study.concepts.mastery import mastery as mastery
+from influence.study.concepts.whole import tried as tried
+from influence.study.concepts.whole import world_concepts as world_concepts
