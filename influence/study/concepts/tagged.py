@@ -25,6 +25,7 @@ class Tags(NamedTuple):
     number: np.ndarray
     fact: np.ndarray
     form: np.ndarray
+    text: tuple[str, ...]
 
     def stating(self, facts: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
         """(n) rows that state one of the facts, and (n) those that do so in the second language only."""
@@ -51,4 +52,4 @@ def tagged(world: World, rows: Rows) -> Tags:
                 "rows were made from (ladder.world())"
             )
     fact, form = (np.array([one[name] for one in told]) for name in ("fact", "form"))
-    return Tags(rows, number, fact, form)
+    return Tags(rows, number, fact, form, tuple(one["text"] for one in told))

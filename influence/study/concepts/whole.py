@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from influence.study.concepts.concept import Concept, Counts, skip_reason
 from influence.study.concepts.facts import answers, truths, two_hops
+from influence.study.concepts.sentences import sentences
 from influence.study.concepts.tagged import tagged
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def tried(
     tags, counts = tagged(world, rows), Counts(queries, controls, seed)
     found: list[Concept] = []
     left: dict[str, str] = {}
-    for make in (answers, truths, two_hops):
+    for make in (answers, sentences, truths, two_hops):
         for name, one in make(world, tags, counts):
             why = skip_reason(one) if isinstance(one, Concept) else str(one)
             if isinstance(one, Concept) and why is None:
