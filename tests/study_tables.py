@@ -15,8 +15,10 @@ KINDS = ("answer", "lexical", "syntactic", "truth", "two-hop")
 SETTINGS: dict[str, Any] = {
     "ladder": {"preset": "hour", "tokens": 1_000_000, "batch_tokens": 256, "seeds": [0, 1, 2], "compute_dtype": None,
                "sizes": {"s0": {"width": 32, "lr": 6e-3, "weight_decay": 0.03}},
-               "corpus": {"sha256": "ab" * 32, "world": {"persons": 48, "seed": 0}}, "tokenizer": "trained", "vocab": 2048},
-    "measure": {"splits": 3, "bootstrap": 200, "damping": 0.1, "fit_rows": 2000, "queries": 6, "controls": 3, "margin": 8,
+               "corpus": {"sha256": "ab" * 32, "world": {"persons": 48, "seed": 0}}, "tokenizer": "trained",
+               "vocab": 2048},
+    "measure": {"splits": 3, "bootstrap": 200, "damping": 0.1, "fit_rows": 2000, "queries": 6, "controls": 3,
+                "margin": 8,
                 "signature": 0, "k95": False, "dtype": None, "batch_size": 32, "seed": 0},
     "tests": {"permutations": 2000, "bootstrap": 999, "level": 0.95, "seed": 7},
     "whim": {"of <the> day": "a `tick` | <b>bold</b>"},
@@ -41,8 +43,8 @@ def curves(tables: dict[str, pd.DataFrame], null: Sequence[str], seed: int = 0) 
 
 
 def payload(
-    sizes: int = 4, seeds: int = 3, concepts: int = 20, *, named: Sequence[str] = (), seed: int = 0, judged: bool = True,
-    effect: Effect | None = None,
+    sizes: int = 4, seeds: int = 3, concepts: int = 20, *, named: Sequence[str] = (), seed: int = 0,
+    judged: bool = True, effect: Effect | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A whole payload. The last two kinds are nulls; `named` gives the first concepts other names."""
     effect = effect or Effect(centroid=0.7, scale=3.0)
@@ -61,8 +63,8 @@ def payload(
     found = read(tables)
     told = [plain(one) for one in verdicts(found, permutations=199, bootstrap=60)] if judged else []
     parameters = tables["models"]["parameters"]
-    tables["models"] = tables["models"].assign(loss=3.9 - 0.2 * np.log(parameters / 1e5) + random.normal(0, 0.02, len(parameters)),
-                                               untrained=False)  # fmt: skip
+    loss = 3.9 - 0.2 * np.log(parameters / 1e5) + random.normal(0, 0.02, len(parameters))
+    tables["models"] = tables["models"].assign(loss=loss, untrained=False)
     tables["depth"] = tables["depth"].assign(
         d50_low=tables["depth"]["d50"] - 0.05, d50_high=tables["depth"]["d50"] + 0.06
     )

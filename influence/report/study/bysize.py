@@ -87,7 +87,7 @@ def tails(study: Study) -> dict[str, Panel]:
 
 
 def margins(study: Study) -> dict[str, Panel]:
-    """Per size the AUC by depth with which influence on the probe's margin ranks bearing rows first; bands quartiles."""
+    """Per size the AUC by depth of influence on the probe's margin for bearing rows; bands are quartiles."""
     table = study.tables.get("margin")
     if table is None:
         return {}
@@ -96,7 +96,8 @@ def margins(study: Study) -> dict[str, Panel]:
     depth = table["depth"] if "depth" in table else _depths(study, table)
     table = table.assign(depth=depth).dropna(subset=["auc"])
     low = min(0.5, float(table[list(series)].quantile(0.05).min())) if len(table) else 0.5
-    rise = (math.floor(10 * low) / 10, 1.0)
+    most = max(0.7, float(table[list(series)].quantile(0.99).max())) if len(table) else 1.0
+    rise = (math.floor(10 * low) / 10, min(1.0, math.ceil(10 * most) / 10))
     return {
         size: _bands(size, table[table["size"] == size], series, rise, "AUC")
         for size in study.sizes
@@ -130,7 +131,7 @@ def _bands(size: str, part: pandas.DataFrame, series: Mapping[str, tuple[str, st
 
 
 def _points(frame: Frame, values: pandas.Series) -> list[tuple[float, float]]:
-    return [(frame.x(float(x)), frame.y(float(y)) if np.isfinite(y) else np.nan) for x, y in values.items()]  # type: ignore[arg-type]
+    return [(frame.x(float(x)), frame.y(float(y)) if np.isfinite(y) else np.nan) for x, y in values.items()]
 
 
 def gaps(study: Study) -> dict[str, Panel]:

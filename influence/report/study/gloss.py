@@ -19,11 +19,11 @@ DEFINITIONS: dict[str, tuple[str, ...]] = {
         "A query asks what the probe asks: log p(completion | prompt) less log p(contrast | prompt). The influence of "
         "a training row on it is the gradient of that difference times the inverse damped Gauss-Newton matrix (EK-FAC) "
         "times the gradient of the row's log-likelihood, over the number of training rows, in nats, by layer.",
-        "Layer mass m\u0303 of a query is the sum over rows of the absolute influence through a layer, over the mean of the "
+        "Layer mass of a query is the sum over rows of the absolute influence through a layer, over the mean of the "
         "same for matched control queries, made to sum to 1 over layers. The centroid is the mean depth weighted by "
-        "it. The effective count of a query is (sum of m)\u00b2 over the sum of m\u00b2, over rows of positive influence m. Tail "
-        "exponents are of the density, by maximum likelihood over the largest positive scores, for rows that bear a "
-        "concept and for as many other rows of the same strata.",
+        "it. The effective count of a query is the squared sum over the sum of squares of its positive influences. "
+        "Tail exponents are of the density, by maximum likelihood over the largest positive scores, for rows that "
+        "bear a concept and for as many other rows of the same strata.",
     ),
     "margin": (
         "The margin of a probe is its weight vector times the hidden state of its layer, with the weights held fixed; "
@@ -58,7 +58,8 @@ PLACE = {
         ("ladder", "models", "sizes", "seeds", "tokens", "batch_tokens", "checkpoints", "warmup", "accumulate",
          "compute_dtype", "threads", "device", "steps", "preset", "folder", "revisions"), "models"),
     **dict.fromkeys(("concepts", "queries", "controls", "kinds", "user"), "concepts"),
-    **dict.fromkeys(("probe", "probes", "splits", "metric", "sites", "site", "k95", "position", "strengths", "bootstrap"), "probe"),
+    **dict.fromkeys(("probe", "probes", "splits", "metric", "sites", "site", "k95", "position", "strengths",
+         "bootstrap"), "probe"),
     **dict.fromkeys(("influence", "damping", "fit_rows", "solver", "blocks", "dtype", "batch_size", "factors"),
                     "influence"),
     **dict.fromkeys(("margin", "signature", "signature_rows", "removal", "retrain", "retraining"), "margin"),

@@ -137,8 +137,8 @@ def words(cell: Cell, metric: str) -> str:
         first, last = cell.curve.iloc[0], cell.curve.iloc[-1]
         best = cell.curve.loc[cell.curve["value"].idxmax()] if cell.curve["value"].notna().any() else last
         told.append(
-            f"{metric} of the probe {fixed(first['value'])} at depth {fixed(first['depth'])}, {fixed(best['value'])} at "
-            f"its best depth {fixed(best['depth'])} (control there {fixed(best['control'])})."
+            f"{metric} of the probe {fixed(first['value'])} at depth {fixed(first['depth'])}, {fixed(best['value'])} "
+            f"at its best depth {fixed(best['depth'])} (control there {fixed(best['control'])})."
         )
         told.append(f"D50 {_spread(cell.d50, cell.count)}, D95 {_spread(cell.d95, cell.count)}.")
     if cell.mass is not None:

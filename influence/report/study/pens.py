@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from influence.report.svg import COLOUR
-from influence.report.words import clean
+from influence.report.words import MINUS, clean
 
 Points = Sequence[tuple[float, float]]
 FONT = "Helvetica, Arial, sans-serif"
@@ -101,10 +101,15 @@ def dot(x: float, y: float, fill: str, radius: float = 2.2, hollow: bool = False
     return Element("circle", told | {"fill": fill} | ({"fill-opacity": f"{opacity:g}"} if opacity < 1 else {}))
 
 
+def readable(text: str) -> str:
+    """Text that may stand in XML: no control characters, none of the two code points that are no characters."""
+    return clean(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+
+
 def said(x: float, y: float, text: str, fill: str = "muted", anchor: str = "start", size: float = 10, bold: bool = False
          ) -> Element:  # fmt: skip
     told = {"x": f"{x:.1f}", "y": f"{y:.1f}", "fill": fill, "font-size": f"{size:g}", "text-anchor": anchor}
-    return Element("text", told | ({"font-weight": "600"} if bold else {}), clean(text))
+    return Element("text", told | ({"font-weight": "600"} if bold else {}), readable(text))
 
 
 def axes(frame: Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], form: str = "{:.1f}", below: bool = True
@@ -114,13 +119,17 @@ def axes(frame: Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], form:
     for value in y_ticks:
         y = frame.y(value)
         drawn += line([(frame.left, y), (frame.left + frame.width, y)], "rule", 1)
-        drawn.append(said(frame.left - 4, y + 3.2, form.format(value), anchor="end", size=9))
+        drawn.append(said(frame.left - 4, y + 3.2, _tick(form, value), anchor="end", size=9))
     bottom = frame.top + frame.height
     drawn += line([(frame.left, bottom), (frame.left + frame.width, bottom)], "grey", 1)
     for value in x_ticks if below else ():
         drawn += line([(frame.x(value), bottom), (frame.x(value), bottom + 3)], "grey", 1)
-        drawn.append(said(frame.x(value), bottom + 12, f"{value:g}", anchor="middle", size=9))
+        drawn.append(said(frame.x(value), bottom + 12, _tick("{:g}", value), anchor="middle", size=9))
     return drawn
+
+
+def _tick(form: str, value: float) -> str:
+    return form.format(value).replace("-", MINUS) if value else "0"
 
 
 def _write(elements: Iterable[Element], coloured: bool) -> str:
@@ -141,7 +150,7 @@ def _write(elements: Iterable[Element], coloured: bool) -> str:
 def page_svg(panel: Panel) -> str:
     """The drawing to stand in a page."""
     head = f'viewBox="0 0 {panel.width:g} {panel.height:g}" width="{panel.width:g}" height="{panel.height:g}"'
-    return f'<svg {head} role="img" aria-label="{escape(panel.words)}">{_write(panel.elements, False)}</svg>'
+    return f'<svg {head} role="img" aria-label="{escape(readable(panel.words))}">{_write(panel.elements, False)}</svg>'
 
 
 def file_svg(panels: Sequence[Panel], title: str = "", columns: int = 6) -> str:
@@ -157,7 +166,7 @@ def file_svg(panels: Sequence[Panel], title: str = "", columns: int = 6) -> str:
     for place, panel in enumerate(panels):
         x, y = gap + place % columns * (wide + gap), head + place // columns * (tall + gap)
         parts.append(f'<g transform="translate({x:g} {y:g})">{_write(panel.elements, True)}</g>')
-    words = escape(" ".join(panel.words for panel in panels))
+    words = escape(readable(" ".join(panel.words for panel in panels)))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" font-family="{FONT}" role="img" aria-label="{words}">{"".join(parts)}</svg>'

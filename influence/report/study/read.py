@@ -90,6 +90,8 @@ def read_study(payload: Mapping[str, Any]) -> Study:
     concepts = _concepts(about, tables)
     kept = {name: frame for name, frame in tables.items() if len(frame)}
     settings = dict(payload.get("settings") or {})
+    if any("quantity" not in one for one in payload.get("verdicts") or ()):
+        raise ValueError("a verdict has no quantity; give verdicts as mappings with the fields of the tests' records")
     return Study(
         models, concepts, kept,
         verdicts=[dict(one) for one in payload.get("verdicts") or ()],

@@ -26,7 +26,7 @@ ARMS = ("top", "random")
 
 
 class Trend(NamedTuple):
-    """What one figure of scale shows: a line per model and series, with columns model, size, seed, parameters, value."""
+    """One figure of scale; `values` has a line per model and series: model, size, seed, parameters, series, value."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ def trends(study: Study) -> Iterator[Trend]:
         ("d50", "D50", "Depth at which half of what a probe reads is reached.", "depth", depth, "d50"),
         ("centroid", "Centroid of influence", "Mean depth of a concept's influence.", "depth", centroids(study),
          "centroid"),
-        ("effective-count", "Effective count", "Of the rows that raise a query: few carry it where it is small.",
+        ("effective-count", "Effective count", "How many rows, in effect, carry a query's influence.",
          "rows, geometric mean", _logged(study.tables.get("tails"), "effective_count"), "effective_count"),
         ("k95", "k95", "Neurons for 95 % of what a dense probe reads.", "neurons, geometric mean",
          _logged(depth, "k95"), "k95"),
@@ -68,7 +68,7 @@ def _logged(table: pandas.DataFrame | None, column: str) -> pandas.DataFrame | N
 
 
 def per_model(study: Study, table: pandas.DataFrame, column: str) -> tuple[pandas.DataFrame, str]:
-    """(model, size, seed, parameters, series, value; which concepts): means over concepts of a model's mean per concept.
+    """(model, size, seed, parameters, series, value; which concepts): means over a model's concepts.
 
     Where at least five concepts are defined in every model, the mean is over those alone, so that a size does not move
     because it defines other concepts.
@@ -127,7 +127,7 @@ def short_count(value: float) -> str:
     """133696 as 134k, 7_400_000 as 7.4M."""
     for unit, power in (("", 1), ("k", 1e3), ("M", 1e6), ("B", 1e9)):
         if value < 999.5 * power or unit == "B":
-            return f"{value / power:.3g}{unit}" if value < 99.5 * power else f"{value / power:.0f}{unit}"
+            return f"{value / power:.3g}{unit}" if value < 999.5 * power else f"{value / power:.0f}{unit}"
     raise AssertionError("the last unit holds every number")
 
 
@@ -155,7 +155,7 @@ def depth_rows(study: Study) -> pandas.DataFrame | None:
     means = means.assign(
         place=means["concept"].map(order).astype(int),
         name=[
-            shorten(clean(one).replace("\n", " "), 34) + (" (null)" if null[one] else "") for one in means["concept"]
+            shorten(clean(one).replace("\n", " "), 28) + (" (null)" if null[one] else "") for one in means["concept"]
         ],
         rank=[study.sizes.index(size) for size in means["size"]],
     )
@@ -168,12 +168,12 @@ def depth_chart(rows: pandas.DataFrame, sizes: list[str]) -> altair.TopLevelMixi
     shade = [0.25 + 0.75 * (rank + 1) / len(sizes) for rank in rows["rank"]]
     rows = rows.assign(shade=shade)
     order = alt.EncodingSortField(field="place", op="min")
-    axis = alt.Axis(labelLimit=210, domain=False, ticks=False, grid=True, gridColor=COLOUR["rule"])
+    axis = alt.Axis(labelLimit=160, domain=False, ticks=False, grid=True, gridColor=COLOUR["rule"])
     x = alt.X("d50:Q", title="D50, mean over seeds", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     base = alt.Chart(rows).encode(x=x, y=alt.Y("name:N", sort=order, title=None, axis=axis))
     dots = base.mark_point(filled=True, shape="circle", size=52, color=COLOUR["accent"])
     dots = dots.encode(opacity=alt.Opacity("shade:Q", scale=None, legend=None))
-    return finish(dots, width=300, height=alt.Step(17))
+    return finish(dots, width=230, height=alt.Step(17))
 
 
 def removal_rows(study: Study) -> pandas.DataFrame | None:

@@ -36,7 +36,8 @@ CLAIMS = {
         "more influence lies above a concept's own D95 than above others'"),
     3: ("tails of bearing rows grow heavier beyond the depth where a concept is known",
         "tails of bearing rows grow lighter beyond the depth where a concept is known"),
-    5: ("influence on the probe's margin ranks bearing rows last", "influence on the probe's margin finds bearing rows"),
+    5: ("influence on the probe's margin ranks bearing rows last",
+        "influence on the probe's margin finds the rows that bear a concept"),
     6: ("a quantity falls with the size of the model", "a quantity rises with the size of the model"),
 }  # fmt: skip
 # what is drawn beside a decision: (class of the style sheet, sign)
@@ -147,7 +148,7 @@ def table_of(parts: Any) -> dict[str, Any] | None:
 
 
 def _plain(amount: Any) -> dict[str, Any]:
-    if isinstance(amount, (bool, np.bool_)) or isinstance(amount, str):
+    if isinstance(amount, (bool, np.bool_, str)):
         return {"text": clean(amount)}
     if isinstance(amount, (int, np.integer)):
         return {"value": int(amount), "text": count(amount)}
