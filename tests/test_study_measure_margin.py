@@ -25,7 +25,7 @@ from influence.model.load import load
 from influence.model.quiet import quiet
 from influence.model.sites import NoSite, recording
 from influence.study.measure.fixed import Probes, fixed_probes
-from influence.study.measure.margin import margin_gradients, margin_influence, margin_table
+from influence.study.measure.margin import margin_gradients, margin_influence, margin_ranking, margin_table
 from influence.study.measure.matching import matched_auc, matched_pairs
 from influence.types import LM
 
@@ -213,3 +213,12 @@ def test_layers_and_counts_that_cannot_be(case) -> None:
     for wrong in ({"layers": [3]}, {"layers": []}, {"layers": [-1]}, {"items": 0}, {"most": 1}, {"draws": 0}):
         with pytest.raises(ValueError, match="give layers from 0 to 2"):
             margin_table(lm, rows, solver, concept, **wrong)
+
+
+def test_ranking_for_removal_begins_with_the_rows_that_raise_the_margin(case) -> None:
+    lm, rows, concept, solver = case
+    found = margin_ranking(lm, rows, solver, concept, layers=[2], items=60)
+    assert np.array_equal(np.sort(found), np.flatnonzero(concept.bearing))
+    probes = fixed_probes(lm, concept, [2], draws=1)
+    values = next(margin_influence(lm, rows.select(found), solver, probes, probes.queries(60, 0)))[1][0]
+    assert (np.diff(values) <= 1e-4 * np.abs(values).max()).all()

@@ -31,6 +31,7 @@ from influence.attribution.gradients import gradient_dtype
 from influence.attribution.passes import compute_dtype, device_of, model_dtype
 from influence.attribution.score import contract, laid
 from influence.data.build import build
+from influence.data.files import BadData
 from influence.data.words import flatten
 from influence.model.batches import batches
 from influence.model.capture import capture
@@ -104,6 +105,36 @@ def margin_table(
         line |= {"auc_control": float(auc[1 : 1 + draws].mean()), "auc_random": float(auc[1 + draws :].mean())}
         lines.append({**line, "n_bearing": int(bearing.sum())})
     return pd.DataFrame(lines)
+
+
+def margin_ranking(
+    lm: LM,
+    rows: Rows,
+    solver: Solver,
+    concept: Concept,
+    *,
+    layers: Sequence[int] | None = None,
+    items: int = 48,
+    seed: int = 0,
+    batch_size: int = 32,
+    dtype: str | torch.dtype | None = None,
+) -> Ints:
+    """Places of the concept-bearing rows, those first that raise the probe's margin most: mean rank over layers.
+
+    For `influence.study.measure.removal`. Arguments and errors as `margin_table`; BadData also where no layer's hidden
+    states tell items apart.
+    """
+    probes = fixed_probes(lm, concept, layers or range(lm.n_layers), draws=1, seed=seed, batch_size=batch_size)
+    places = np.flatnonzero(concept.bearing)
+    found = [
+        np.argsort(np.argsort(values[0], kind="stable"))
+        for _, values in margin_influence(
+            lm, rows.select(places), solver, probes, probes.queries(items, seed), batch_size=batch_size, dtype=dtype
+        )
+    ]
+    if not found or not len(places):
+        raise BadData(f"{concept.name!r} has no bearing rows, or hidden states are the same for all its items")
+    return places[np.argsort(-np.mean(found, 0), kind="stable")]
 
 
 def margin_influence(
