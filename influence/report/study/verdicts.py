@@ -177,6 +177,8 @@ def _detail(amount: Any) -> str:
         return ", ".join(_detail(one) for one in amount)
     if amount is None or hasattr(amount, "to_dict"):
         return ""
+    if isinstance(amount, (int, np.integer)) and not isinstance(amount, bool):
+        return count(amount)
     return clean(amount) if isinstance(amount, (str, bool)) else number(value(amount))
 
 
