@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from influence.data.queries import queries as queries
     from influence.data.statements import statements as statements
     from influence.interventions.edit import edit as edit
+    from influence.interventions.intervene import intervene as intervene
     from influence.model.likelihood import gaussian as gaussian
     from influence.model.load import load as load
     from influence.model.supervised import Supervised as Supervised
@@ -69,6 +70,7 @@ _HOME = {
     "fit_diagonal": "influence.attribution.fit",
     "fit_ekfac": "influence.attribution.fit",
     "gaussian": "influence.model.likelihood",
+    "intervene": "influence.interventions.intervene",
     "ladder": "influence.study.ladder",
     "layer_figure": "influence.report.scored",
     "layers": "influence.analysis.layers",

@@ -64,13 +64,20 @@ def edit(lm: LM, *edits: Edit, mode: str = "prompt", rows: Sequence[int] | Tenso
 
 
 @contextmanager
-def edited(lm: LM, edits: Sequence[Edit], *, mode: str = "prompt", keys: np.ndarray | None = None) -> Iterator[None]:
-    """The same with `keys` (b 2): the id of each row and the number of its first draw."""
+def edited(
+    lm: LM,
+    edits: Sequence[Edit],
+    *,
+    mode: str = "prompt",
+    keys: np.ndarray | None = None,
+    blocks: Sequence[Parts] | None = None,
+) -> Iterator[None]:
+    """The same with `keys` (b 2): the id of each row and the number of its first draw; `blocks` are the net's parts."""
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}; give 'prompt' (edit the prompt once) or 'paper' (edit anew at every step)")
     if not edits or not all(isinstance(one, Edit) for one in edits):
         raise ValueError("give at least one edit: influence.interventions noise, freeze, swap, shuffle or skip")
-    blocks = parts(lm.net)
+    blocks = parts(lm.net) if blocks is None else blocks
     owner = _owner(lm.net, blocks)
     at = [one.at(len(blocks)) for one in edits]
     watch, inputs = Watch(mode, keys), _by_layer(lm, edits, at)

@@ -28,11 +28,13 @@ class Source:
 def source(lm: LM, other: Any, layers: Sequence[int], other_tokens: Any = None) -> Source:
     """Run another prompt through the model, unedited, and keep what the layers receive.
 
-    `other` is as for `influence.interventions.swap`. Hooks that stand on the model act as always.
+    `other` is as for `influence.interventions.swap`, or a `Source` already. Hooks on the model act as always.
 
     Raises:
         BadEdit: for what is no prompt, and a mask that does not fit it.
     """
+    if isinstance(other, Source):
+        return other
     ids, mask, more = prompt_ids(lm, other)
     device = next(lm.net.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
