@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from report_payloads import PAYLOADS
 from report_reading import Page, is_inert, values
 from study_tables import SETTINGS, payload
 
+from influence.analysis import powerlaw_fit
+from influence.attribution.fit import fit_ekfac
+from influence.probing.probe import probe
 from influence.report import words
 from influence.report.study import methods_text, study_figures, write_study_report
 from influence.report.study import page as pages
@@ -27,6 +31,7 @@ from influence.report.study.read import read_study
 from influence.report.study.trends import per_model, removal_rows, short_count, trends
 from influence.report.study.verdicts import NAMES, PRIMARIES, STATES, forest, state, summary
 from influence.study.hypotheses import verdict as judged
+from influence.study.measure import spread
 
 SVG = "{http://www.w3.org/2000/svg}"
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text fill="#1f2430">drawn</text></svg>'
@@ -108,7 +113,7 @@ def filled_with(texts: tuple[str, ...]) -> dict[str, Any]:
     found["skipped"] = [{name: next(every) for name in ("model", "concept", "part", "why")} for _ in range(len(texts))]
     found["settings"] = {next(every): {next(every): next(every)} for _ in range(len(texts))}
     found["versions"] = {next(every): next(every)}
-    found["facts"] = {next(every): next(every)}
+    found["facts"] = {next(every): next(every), "remarks": [next(every)]}
     return found | {name: next(every) for name in ("command", "toml", "title")}
 
 
@@ -395,6 +400,17 @@ def test_what_the_report_says_of_the_tests_is_what_they_are() -> None:
         "none",
     ]
     assert len(set(STATES.values())) == len(STATES) == 5
+
+
+def test_what_the_methods_say_of_measurements_is_what_they_are() -> None:
+    """Numbers and names that no setting holds stand in the words; they are those of the code."""
+    told = methods_text({})
+    asked = {name: one.default for name, one in inspect.signature(probe).parameters.items()}
+    assert asked["probe"] == "logistic" and asked["position"] == "last" and asked["sites"] == ("resid_post",)
+    assert "(logistic)" in told and "residual stream after every block, at the last token" in told
+    assert asked["metric"] == "auc" and "as AUC" in told
+    assert inspect.signature(fit_ekfac).parameters["labels"].default == "sampled" and "labels sampled" in told
+    assert f"{spread.TOP} largest scores" in told and f"the {powerlaw_fit.LEAST} largest of the rows" in told
 
 
 def test_the_summary_counts_and_claims(given: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ Everything comes in as plain data, a mapping with these keys (all but `tables` m
               falsifiers, controls (name -> p), parts (a frame or list of mappings), details, remarks
     settings  a mapping, nested as you like
     skipped   mappings with why, and model, step, concept, part as far as they are known
-    versions, facts   mappings: packages; hardware, time and the like
+    versions, facts   mappings: packages; hardware, time and the like (`remarks`, a list, stands at the top)
     command, toml     what runs the study again, and the file that describes it
     title     of the study
 """

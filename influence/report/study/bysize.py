@@ -143,7 +143,7 @@ def gaps(study: Study) -> dict[str, Panel]:
     if not len(table):
         return {}
     table = table.assign(beyond=table["depth"] - table["d50"])
-    most = max(0.2, float(table["gap"].abs().quantile(0.99)))
+    most = max(0.2, float(table["gap"].abs().max()))
     most = math.ceil(5 * most) / 5
     return {
         size: _gap(size, table[table["size"] == size], most) for size in study.sizes if (table["size"] == size).any()

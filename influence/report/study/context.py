@@ -50,6 +50,7 @@ def context(study: Study, inside: Figures) -> dict[str, Any]:
         "title": study.title or "Influence and depth across scales",
         "summary": summary,
         "facts": list(_facts(study)),
+        "remarks": [clean(one) for one in study.facts.get("remarks") or ()],
         "verdicts": told,
         "signs": [(sign, kind, verdicts.SIGNS_IN_WORDS[kind]) for kind, sign in verdicts.STATES.items()
                   if any(one["state"] == kind for one in told)],
@@ -78,7 +79,7 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
     least, most = trends.short_count(parameters.min()), trends.short_count(parameters.max())
     yield "parameters", least if least == most else f"{least} to {most}"
     nulls = int((study.concepts["expected"] == CHANCE).sum())
-    yield "concepts", count(len(study.concepts)) + (f", {nulls} of them nulls" if nulls else "")
+    yield "concepts", count(len(study.concepts)) + (f", {plural(nulls, 'null')} among them" if nulls else "")
     done = _done(study)
     yield "model × concept measured", f"{count(done)} of {count(len(study.models) * len(study.concepts))}"
     for name, text in study.facts.items():

@@ -6,37 +6,46 @@ from __future__ import annotations
 DEFINITIONS: dict[str, tuple[str, ...]] = {
     "models": ("Only the last step of every trained model enters the tests.",),
     "probe": (
-        "Depth of a layer is (layer + 1) / number of layers: 0 the embeddings, 1 the last block. Linear probes read a "
-        "concept's label from the hidden state of every layer; training, validation and test statements never share a "
-        "group, strength and layer are chosen on validation, and everything shown is measured on test statements.",
-        "D50 and D95 are the first depths at which the probe reaches 50 % and 95 % of its excess over the control at "
-        "its best layer, by linear interpolation between layers. They are undefined where the interval of that excess "
-        "holds zero, and draws over groups of statements give their intervals. Controls are the strongest of "
+        "Depth of a layer is (layer + 1) / number of layers: 0 the embeddings, 1 the last block. Linear (logistic) "
+        "probes read a concept's label from the residual stream after every block, at the last token. Groups of "
+        "statements are split into 60 % training, 20 % validation and 20 % test; strength and layer are chosen on "
+        "validation, and everything shown is measured on test statements, as AUC.",
+        "D50 and D95 are the first depths at which the probe reaches 50 % and 95 % of its excess over the control "
+        "at its best layer, by linear interpolation between layers. They are undefined where the interval of that "
+        "excess holds zero, and draws over groups of statements give their intervals. Controls are the strongest of "
         "those that tell the true classes (an untrained model of the same shape, a bag of words, length, majority), "
         "and beside them shuffled labels and a control task of random labels.",
     ),
     "influence": (
-        "A query asks what the probe asks: log p(completion | prompt) less log p(contrast | prompt). The influence of "
-        "a training row on it is the gradient of that difference times the inverse damped Gauss-Newton matrix (EK-FAC) "
-        "times the gradient of the row's log-likelihood, over the number of training rows, in nats, by layer.",
+        "A query asks what the probe asks: log p(completion | prompt) less log p(contrast | prompt). The influence "
+        "of a training row on it is the gradient of that difference times the inverse damped Gauss-Newton matrix "
+        "times the gradient of the row's log-likelihood, over the number of training rows, in nats, by layer. The "
+        "matrix is EK-FAC with labels sampled from the model, over the linear maps of all blocks; the damping is "
+        "per map.",
         "Layer mass of a query is the sum over rows of the absolute influence through a layer, over the mean of the "
         "same for matched control queries, made to sum to 1 over layers. The centroid is the mean depth weighted by "
         "it. The effective count of a query is the squared sum over the sum of squares of its positive influences. "
-        "Tail exponents are of the density, by maximum likelihood over the largest positive scores, for rows that "
-        "bear a concept and for as many other rows of the same strata.",
+        "Tail exponents are of the density, by maximum likelihood: of a query over its 500 largest scores, of a "
+        "layer over the 50 largest of the rows that bear the concept and of as many other rows of the same strata "
+        "(form, style, length), as a mean over queries.",
     ),
     "margin": (
-        "The margin of a probe is its weight vector times the hidden state of its layer, with the weights held fixed; "
-        "the AUC says how well influence on it ranks bearing rows above others. In the removal, models are trained "
-        "again without the top rows of all concepts together, and without as many random matched bearing rows.",
+        "The margin of a probe is its weights times the hidden state of its layer, towards an item's own label, "
+        "with the weights held fixed; the mean margin of some items is one measurement. Rows are ranked by their "
+        "signed influence on it; the AUC says how far rows that bear the concept stand above others of their own "
+        "stratum. Its controls are probes of labels drawn at random for each group and random directions of the "
+        "probe's norm.",
+        "In the removal, models are trained again without the top rows of all concepts together, and, beside it, "
+        "without as many rows that bear the same concepts, drawn by chance from the strata of the top rows; all "
+        "else is as in the ladder.",
     ),
     "tests": (
         "One primary p per quantity, named before the study was run; Holm's correction over the five primaries "
         "(quantities 1, 2, 3, 5 and 6), in which a test that could not be made counts as p = 1; Benjamini-Hochberg "
-        "within each. D50 is the primary depth. A relation is claimed where the corrected p and every falsifier are at "
-        "most .05 and no control is. Quantity 4 is descriptive and stands outside.",
+        "within each. D50 is the primary depth. A relation is claimed where the corrected p and every falsifier are "
+        "at most .05 and no control is. Quantity 4 is descriptive and stands outside.",
     ),
-}  # fmt: skip
+}
 STATISTICS = {
     1: "Spearman correlation over concepts of the centroid of influence with D50 within each model, averaged over "
     "models with weight concepts \u2212 1.",
@@ -56,14 +65,16 @@ PLACE = {
          "rows", "pack"), "corpus"),
     **dict.fromkeys(
         ("ladder", "models", "sizes", "seeds", "tokens", "batch_tokens", "checkpoints", "warmup", "accumulate",
-         "compute_dtype", "threads", "device", "steps", "preset", "folder", "revisions"), "models"),
-    **dict.fromkeys(("concepts", "queries", "controls", "kinds", "user"), "concepts"),
+         "compute_dtype", "threads", "device", "steps", "preset", "folder", "revisions",
+         "source", "untrained"), "models"),
+    **dict.fromkeys(("concepts", "concept", "concept_digest", "queries", "controls", "kinds", "user"), "concepts"),
     **dict.fromkeys(("probe", "probes", "splits", "metric", "sites", "site", "k95", "position", "strengths",
          "bootstrap"), "probe"),
     **dict.fromkeys(("influence", "damping", "fit_rows", "solver", "blocks", "dtype", "batch_size", "factors"),
                     "influence"),
-    **dict.fromkeys(("margin", "signature", "signature_rows", "removal", "retrain", "retraining"), "margin"),
-    **dict.fromkeys(("tests", "test", "hypotheses", "permutations", "level", "alpha"), "tests"),
+    **dict.fromkeys(("margin", "signature", "signature_rows", "removal", "retrain", "retraining",
+         "removal_seeds", "removal_sizes"), "margin"),
+    **dict.fromkeys(("tests", "test", "hypotheses", "permutations", "level", "alpha", "seed"), "tests"),
 }  # fmt: skip
 GLOSS = {
     "tokens": "tokens that every model sees in training",
@@ -72,7 +83,7 @@ GLOSS = {
     "warmup": "steps of rising learning rate",
     "accumulate": "pieces in which a batch is computed one after another",
     "compute_dtype": "precision of products in training",
-    "threads": "of each training on the CPU",
+    "threads": "of each process on the CPU",
     "width": "of the hidden state",
     "layers": "blocks",
     "heads": "of attention",
@@ -102,6 +113,23 @@ GLOSS = {
     "batch_size": "sequences at a time",
     "dtype": "precision of influence; float32 where it is not set",
     "seed": "of draws, splits and controls",
+    "source": "the ladder's folder, or its models",
+    "ladder": "models at their steps, with parameters and layers",
+    "models": "patterns of the names of models",
+    "steps": "checkpoints beside the last; none: the last alone",
+    "untrained": "whether the untrained model of every seed is measured as well",
+    "data": "the training corpus, where the ladder does not hold it",
+    "pack": "documents end to end in full rows",
+    "text_column": "of the corpus",
+    "world": "settings of the embedded world, where the ladder does not hold them",
+    "rows": "digest of the training rows",
+    "concepts": "patterns of the names of built-in concepts",
+    "concept": "concepts of one's own",
+    "concept_digest": "digest of all concepts",
+    "removal": "rows taken out for each concept in a retraining; 0: none",
+    "removal_seeds": "retrainings of each size and arm",
+    "removal_sizes": "sizes that are trained again",
+    "study": "version of these settings",
     "permutations": "at most, all where there are fewer",
     "level": "of intervals",
 }

@@ -45,8 +45,8 @@ def metric_name(metric: str) -> str:
 
 
 def scales(found: Sequence[Cell]) -> Scales:
-    """Ranges that hold every value and interval of these cells."""
-    values = [one.curve[["value", "low", "control"]].to_numpy(float).ravel() for one in found if one.curve is not None]
+    """Ranges that hold every value and control of these cells; wide intervals are cut at their edge."""
+    values = [one.curve[["value", "control"]].to_numpy(float).ravel() for one in found if one.curve is not None]
     known = np.concatenate(values) if values else np.array([])
     known = known[np.isfinite(known)]
     least = math.floor(10 * min(0.5, known.min(initial=0.5))) / 10

@@ -97,7 +97,7 @@ def sections(
             found.append(Section(head, paragraphs, placed[name]))
     found.append(Section("Left out", list(_skipped(skipped)), []))
     found += _pairs("Versions", versions, "No versions were stored.")
-    return found + (_pairs("Where it ran", facts, "") if facts else [])
+    return found + (_pairs("What else is known", facts, "") if facts else [])
 
 
 def flat(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -118,7 +118,8 @@ def _text(one: Any) -> str:
     if one is None:
         return "not set"
     if isinstance(one, (list, tuple)):
-        return ", ".join(_text(part) for part in one) or "none"
+        nested = any(isinstance(part, (list, tuple)) for part in one)
+        return ("; " if nested else ", ").join(_text(part) for part in one) or "none"
     if isinstance(one, Mapping):
         return "none"
     if isinstance(one, bool):

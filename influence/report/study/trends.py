@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,21 +26,26 @@ ARMS = ("top", "random")
 
 
 class Trend(NamedTuple):
-    """One figure of scale; `values` has a line per model and series: model, size, seed, parameters, series, value."""
+    """One figure of scale; `values` has a line per model and series: model, size, seed, parameters, series, value.
+
+    `sizes`: numbers of parameters of all sizes, also those without a value.
+    """
 
     name: str
     title: str
     about: str
     unit: str
     values: pandas.DataFrame
+    sizes: tuple[float, ...]
 
 
 def trends(study: Study) -> Iterator[Trend]:
     """Every outcome that the tables have, one number per model."""
     models = study.models[["model", "size", "seed", "parameters"]]
+    sizes = tuple(sorted(set(models["parameters"].astype(float))))
     if "loss" in study.models and study.models["loss"].notna().any():
         values = models.assign(value=study.models["loss"].astype(float), series=ALL).dropna(subset=["value"])
-        yield Trend("loss", "Held-out loss", "Of rows that no model was shown.", "nats per token", values)
+        yield Trend("loss", "Held-out loss", "Of rows that no model was shown.", "nats per token", values, sizes)
     depth = study.tables.get("depth")
     sources = (
         ("recall", "Recall", "Share of a concept's prompts answered as the data do.", "share", depth, "recall"),
@@ -58,7 +63,7 @@ def trends(study: Study) -> Iterator[Trend]:
         values, note = per_model(study, table, column)
         if name in ("effective-count", "k95"):
             values = values.assign(value=np.exp(values["value"]))
-        yield Trend(name, title, f"{about} {note}", unit, values)
+        yield Trend(name, title, f"{about} {note}", unit, values, sizes)
 
 
 def _logged(table: pandas.DataFrame | None, column: str) -> pandas.DataFrame | None:
@@ -92,10 +97,10 @@ def trend_chart(trend: Trend) -> altair.TopLevelMixin:
     alt = altair_module()
     values = trend.values
     means = values.groupby(["series", "size"], sort=False)[["parameters", "value"]].mean().reset_index()
-    parameters = sorted(set(values["parameters"].astype(float)))
+    parameters = list(trend.sizes)
     x = alt.X("parameters:Q", title="parameters, logarithmic", scale=_log_scale(alt, parameters),
               axis=alt.Axis(values=_thinned(parameters), labelExpr=_short_labels(parameters), ticks=False))  # fmt: skip
-    y = alt.Y("value:Q", title=trend.unit, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=5))
+    y = alt.Y("value:Q", title=trend.unit, scale=_room(alt, values["value"]), axis=alt.Axis(tickCount=5))
     shades = {ALL: "raise", KNOWN: "raise", NULL: "muted"}
     shown = [name for name in shades if (values["series"] == name).any()]
     colour = alt.Color(
@@ -108,9 +113,16 @@ def trend_chart(trend: Trend) -> altair.TopLevelMixin:
     return finish(alt.layer(lines, dots))
 
 
-def _log_scale(alt: object, parameters: list[float]) -> object:
+def _log_scale(alt: Any, parameters: list[float]) -> Any:
     low, high = parameters[0] / 1.3, parameters[-1] * 1.3
-    return alt.Scale(type="log", domain=[low, high], nice=False)  # type: ignore[attr-defined]
+    return alt.Scale(type="log", domain=[low, high], nice=False)
+
+
+def _room(alt: Any, values: pandas.Series) -> Any:
+    """A scale that holds the values with some room, also where they are all the same."""
+    low, high = float(values.min()), float(values.max())
+    room = 0.08 * (high - low) or 0.3 * abs(high) or 1.0
+    return alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
 
 
 def _thinned(parameters: list[float]) -> list[float]:

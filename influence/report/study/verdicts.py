@@ -218,4 +218,5 @@ def scope(study: Study) -> str:
     each = plural(most, "training seed") if least == most else f"{least} to {most} training seeds"
     nulls = int((study.concepts["expected"] == CHANCE).sum())
     told = f"{plural(models, 'model')} of {plural(sizes, 'size')} with {each}, {plural(len(study.concepts), 'concept')}"
-    return told + (f", {nulls} of them nulls that are expected at chance." if nulls else ".")
+    which = "a null that is" if nulls == 1 else "nulls that are"
+    return told + (f", {nulls} of them {which} expected at chance." if nulls else ".")
