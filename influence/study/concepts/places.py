@@ -81,24 +81,52 @@ def phrasings(found: Iterable[Place], key: Callable[[Place], str] = lambda one: 
     return {word: len(sentences) for word, sentences in seen.items()}
 
 
-def even(found: Sequence[Place], label: Callable[[Place], str], most: int, rng: np.random.Generator) -> list[Place]:
+def even(
+    found: Sequence[Place], label: Callable[[Place], str], most: int, least: int, rng: np.random.Generator
+) -> list[Place]:
     """As many places of each label, at most `most`: of all its sentences in turn, with different prompts.
 
-    The same words before a place stand in one sentence only, so that no two groups share them.
+    Prompts have the same lengths in words in all labels where that leaves every label at least `least` sentences. The
+    same words before a place stand in one sentence only, so that no two groups share them.
     """
-    stock: dict[str, dict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))
+    kept = _different(found, rng)
+    chosen = _matched(kept, label, lambda one: len(one.prompt.split()), most, rng)
+    if min(phrasings(chosen, label).values(), default=0) >= least:
+        return chosen
+    return _matched(kept, label, lambda _: 0, most, rng)
+
+
+def _different(found: Sequence[Place], rng: np.random.Generator) -> list[Place]:
+    """The places in random order, without prompts that came and words that came in another sentence."""
     home: dict[tuple[str, ...], str] = {}
     prompts: set[str] = set()
+    kept = []
     for place in rng.permutation(len(found)):
         one = found[place]
         if home.setdefault(one.before, one.sentence) == one.sentence and one.prompt not in prompts:
             prompts.add(one.prompt)
-            stock[label(one)][one.sentence].append(one)
-    count = min([most, *(sum(map(len, by.values())) for by in stock.values())])
-    return [one for name in sorted(stock) for one in _in_turn(stock[name], count)]
+            kept.append(one)
+    return kept
+
+
+def _matched(
+    kept: Sequence[Place], label: Callable[[Place], str], length: Callable[[Place], int], most: int,
+    rng: np.random.Generator,
+) -> list[Place]:  # fmt: skip
+    """Equally many places of each label and length."""
+    stock: dict[int, dict[str, dict[str, list[Place]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for one in kept:
+        stock[length(one)][label(one)][one.sentence].append(one)
+    labels = sorted({label(one) for one in kept})
+    together: list[tuple[Place, ...]] = []
+    for _, by in sorted(stock.items()):
+        count = min(sum(map(len, by[name].values())) for name in labels)
+        together += zip(*(_in_turn(by[name], count) for name in labels), strict=True)
+    return [one for place in sorted(rng.permutation(len(together))[:most]) for one in together[place]]
 
 
 def _in_turn(stock: dict[str, list[Place]], count: int) -> list[Place]:
+    """`count` places, of all sentences in turn."""
     found: list[Place] = []
     while len(found) < count:
         for sentence in sorted(stock):

@@ -18,6 +18,7 @@ from influence.data.files import BadData
 from influence.data.world.vocabulary import STYLES
 from influence.study.concepts.concept import Concept, Counts, Item, Told, concept, generator
 from influence.study.concepts.facts import Sparse
+from influence.study.concepts.frequency import alike
 from influence.study.concepts.places import OBJECT, SUBJECT, Place, even, phrasings, places, settled
 from influence.study.concepts.strata import strata
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 MOST_ITEMS = 120  # of a class
 LEAST_SENTENCES = 6  # of a class
-PAIRS, USES = 8, 2  # next-word concepts, and how often a word may be in one
+PAIRS, USES = 4, 2  # of words, and in how many of these one may be
+NAMED = {SUBJECT: "a subject", OBJECT: "an object"}
 PLURAL = ("accept", "are", "bathe", "carry", "flow", "use")
 """Verbs of the world's sentences that agree with a plural noun, and differ in the singular."""
 
@@ -47,7 +49,7 @@ def sentences(world: World, tags: Tags, counts: Counts) -> Iterator[tuple[str, C
     frequency = Counter(one.word for one in found)
     rng = generator(counts.seed, "half of the sentences")
     half = [_half(ask, rng) for ask in (_order(found), _style(found))]
-    for ask in (*_pairs(found), *half, _end(found), _number(found)):
+    for ask in (*_pairs(found), *_after(found), *half, _end(found), _number(found)):
         try:
             yield ask.told.name, _concept(tags, ask, frequency, counts)
         except BadData as why:
@@ -68,6 +70,36 @@ def _pairs(found: Sequence[Place]) -> Iterator[Asked]:
         if used.total() < 2 * PAIRS and max(used[one] for one in pair) < USES:
             used.update(pair)
             yield _next_word(found, pair)
+
+
+def _after(found: Sequence[Place]) -> Iterator[Asked]:
+    """After one and the same word, or a subject's name: does what comes there in most sentences come, or another word.
+
+    The last word read tells nothing of it, and the embeddings therefore neither.
+    """
+    stock: dict[str, list[Place]] = defaultdict(list)
+    for one in found:
+        if one.word.isalpha() or one.word in NAMED:
+            stock[one.before[-1]].append(one)
+    for last, some in sorted(stock.items()):
+        count = phrasings(some)
+        most = min(count, key=lambda word: (-count[word], word))
+        if sum(count.values()) - count[most] >= LEAST_SENTENCES <= count[most]:
+            yield _after_one(last, most, some)
+
+
+def _after_one(last: str, most: str, some: list[Place]) -> Asked:
+    where, what = (NAMED.get(one, one) for one in (last, most))
+    about = f"After {_quoted(last)}: does {_quoted(most)} come next, or another word."
+    kind = "syntactic" if most in NAMED else "lexical"
+    return Asked(
+        Told(f"after {where}: {what} or other", kind, "knowable", about), some,
+        lambda one: what if one.word == most else "other", () if most in NAMED else (most,),
+    )  # fmt: skip
+
+
+def _quoted(word: str) -> str:
+    return NAMED.get(word, f"“{word}”")
 
 
 def _half(ask: Asked, rng: np.random.Generator) -> Asked:
@@ -96,12 +128,13 @@ def _order(found: Sequence[Place]) -> Asked:
 
 
 def _end(found: Sequence[Place]) -> Asked:
-    """After the subject's name, in the style whose end is a full stop."""
+    """After the subject's name, in both styles."""
     about = "Does the sentence end after the subject's name, or does it go on with “is”."
-    kept = [one for one in found if one.before[-1] == SUBJECT and one.word in (".", "is") and one.style == "record"]
+    ends = [after for _, after in STYLES.values()]
+    kept = [one for one in found if one.before[-1] == SUBJECT and one.word in (*ends, "is")]
     return Asked(
         Told("sentence: ends or goes on", "syntactic", "knowable", about), kept,
-        lambda one: "ends" if one.word == "." else "goes on",
+        lambda one: "goes on" if one.word == "is" else "ends",
     )  # fmt: skip
 
 
@@ -128,7 +161,7 @@ def _style(found: Sequence[Place]) -> Asked:
 def _concept(tags: Tags, ask: Asked, frequency: Counter[str], counts: Counts) -> Concept:
     told, label = ask.told, ask.label
     rng = generator(counts.seed, told.name)
-    kept = even(ask.places, label, MOST_ITEMS, rng)
+    kept = even(ask.places, label, MOST_ITEMS, LEAST_SENTENCES, rng)
     groups: dict[str, set[str]] = defaultdict(set)
     for one in kept:
         groups[label(one)].add(one.sentence)
@@ -138,39 +171,25 @@ def _concept(tags: Tags, ask: Asked, frequency: Counter[str], counts: Counts) ->
     stock: dict[str, list[Place]] = defaultdict(list)
     for one in ask.places:
         stock[label(one)].append(one)
-    alike = _alike({one.word for one in ask.places}, frequency)
-    items = [_item(one, label(one), stock, alike, rng) for one in kept]
+    others = alike({one.word for one in ask.places}, frequency)
+    items = [_item(one, label(one), stock, others, rng) for one in kept]
     bearing, unclear = _bearing(tags, ask)
     return concept(told, items, bearing, strata(tags.rows, bearing, unclear), counts)
 
 
 def _item(
-    one: Place, label: str, stock: dict[str, list[Place]], alike: Callable[[str, str], tuple[str, str]],
+    one: Place, label: str, stock: dict[str, list[Place]], others: Callable[[str, str], tuple[str, str]],
     rng: np.random.Generator,
 ) -> Item:  # fmt: skip
     """The place with what comes there, beside what comes at a random place of the other label."""
     rivals = next(places for name, places in sorted(stock.items()) if name != label)
     rival = rivals[int(rng.integers(len(rivals)))]
-    if one.word in (SUBJECT, OBJECT):
-        names = sorted({place.follows for place in rivals} - {rival.follows})
+    names = sorted({place.follows for place in rivals} - {rival.follows})
+    if {one.word, rival.word} & set(NAMED) and names:
         wrong = (str(rng.choice(names)), rival.follows)
     else:
-        wrong = alike(one.word, rival.word)
+        wrong = others(one.word, rival.word)
     return Item(one.prompt, label, one.sentence, one.prompt, one.follows, rival.follows, wrong)
-
-
-def _alike(taken: set[str], frequency: Counter[str]) -> Callable[[str, str], tuple[str, str]]:
-    """Two other words that come about as often as the two given ones: neither is right at their places."""
-    free = sorted(word for word in frequency if word.isalpha() and word not in taken)
-
-    def nearest(word: str, but: str = "") -> str:
-        return min((one for one in free if one != but), key=lambda one: (abs(frequency[one] - frequency[word]), one))
-
-    def two(right: str, rival: str) -> tuple[str, str]:
-        first = nearest(right)
-        return f" {first}", f" {nearest(rival, first)}"
-
-    return two
 
 
 def _bearing(tags: Tags, ask: Asked) -> tuple[np.ndarray, np.ndarray]:
