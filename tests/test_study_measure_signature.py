@@ -214,3 +214,10 @@ def test_labels_without_words_of_their_own_have_no_signature(case) -> None:
         signature_table(lm, rows, solver, SimpleNamespace(name="x", items=same), items=150)
     with pytest.raises(ValueError, match="at least 1 of each"):
         signature_table(lm, rows, solver, concept, rows_used=0)
+
+
+def test_bfloat16_agrees_roughly() -> None:
+    lm, rows, one = load(FAMILIES["gpt_neox"]().float()), token_rows(5, 2), asked()
+    solver = ekfac.solver(fit_ekfac(lm, rows, progress=False), 0.1)
+    exact, rough = (signatures(lm, rows, solver, one, dtype=dtype) for dtype in (None, torch.bfloat16))
+    assert np.corrcoef(exact.ravel(), rough.ravel())[0, 1] > 0.99

@@ -33,6 +33,7 @@ from influence.attribution.score import contract, laid
 from influence.data.build import build
 from influence.data.files import BadData
 from influence.data.words import flatten
+from influence.grads import dense
 from influence.model.batches import batches
 from influence.model.capture import capture
 from influence.model.hidden import hidden_output
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from influence.study.concepts import Concept
     from influence.types import LM, Rows, Solver
 
-NUMBERS = 1 << 28  # of solved gradients held at a time
+NUMBERS = 1 << 27  # of solved gradients held at a time
 
 
 def margin_table(
@@ -153,18 +154,23 @@ def margin_influence(
     In units of the margin times the size of the corpus: positive rows raise it.
     """
     kind = compute_dtype(dtype)
-    held = len(probes.labels) * sum(block.size for block in lm.blocks)
-    at_once = max(1, NUMBERS // held)
-    layers = list(probes.weights)
+    count, layers = len(probes.labels), list(probes.weights)
+    at_once = max(1, NUMBERS // (count * sum(block.size for block in lm.blocks)))
     for start in range(0, len(layers), at_once):
         part = layers[start : start + at_once]
-        made = [margin_gradients(lm, probes, layer, queries, batch_size=batch_size, dtype=kind) for layer in part]
-        grad: Grad = {block.name: torch.cat([one[block.name] for one in made]) for block in lm.blocks}
-        del made
+        grad: Grad = {block.name: _zeros(lm, block, count * len(part), kind) for block in lm.blocks}
+        for place, layer in enumerate(part):
+            made = margin_gradients(lm, probes, layer, queries, batch_size=batch_size, dtype=kind)
+            for name, one in made.items():
+                dense(grad[name])[place * count : (place + 1) * count] = one
         v = _solved(lm, solver, grad, kind)
         found = contract(lm, rows, v, (), batch_size=batch_size, dtype=kind, progress=progress)
         values = cast(Whole, found).values[..., 0]
         yield from zip(part, np.split(values, len(part)), strict=True)
+
+
+def _zeros(lm: LM, block: Block, count: int, dtype: torch.dtype | None) -> Tensor:
+    return torch.zeros(count, *block.shape, dtype=gradient_dtype(lm, dtype), device=device_of(lm))
 
 
 def _solved(lm: LM, solver: Solver, grad: Grad, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -184,14 +190,14 @@ def margin_gradients(
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """{block: (k o i)}: the gradient of the items' mean margin under each probe; exactly zero in blocks above."""
-    kind, device, count = gradient_dtype(lm, dtype), device_of(lm), len(probes.labels)
-    total = {block.name: torch.zeros(count, *block.shape, dtype=kind, device=device) for block in lm.blocks}
+    device = device_of(lm)
+    total = {block.name: _zeros(lm, block, len(probes.labels), dtype) for block in lm.blocks}
     passes = [batch for _, batch in batches(_asked([probes.ids[place] for place in queries]), batch_size, device)]
     with hidden_output(lm, layer), capture(lm, dtype=dtype) as run:
         for k, direction in enumerate(probes.directions(layer, queries) / len(queries)):
 
             def add(block: Block, pair: Pair, k: int = k) -> None:
-                total[block.name][k] += (pair.g.flatten(0, 1).T @ pair.a.flatten(0, 1)).to(kind)
+                total[block.name][k] += pair.g.flatten(0, 1).T @ pair.a.flatten(0, 1)
 
             for batch in passes:
                 run(batch, partial(_margin, direction=direction), add)
