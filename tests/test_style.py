@@ -83,6 +83,7 @@ def test_nothing_fails_or_draws_in_secret(module: str) -> None:
 
 def test_public_names_are_documented() -> None:
     for name, module in influence._HOME.items():
+        module = f"{module}.run" if module == f"influence.{name}" else module  # a room that can be called
         found = {n.name: n for n in source.modules()[module].body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
         assert name in found, f"influence.{name} is promised and {module} does not define it"
         assert ast.get_docstring(found[name]), f"influence.{name} has no docstring"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import platform
 import shutil
 import time
 import warnings
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from influence.cli import fingerprint, solving
 from influence.cli.config import to_toml
+from influence.cli.packages import packages
 from influence.store import OtherSettings, Run, read_manifest
 from influence.store.manifest import difference
 
@@ -33,7 +33,6 @@ T = TypeVar("T")
 OPENED = ("blocks", "revision", "accept_untracked", "dtype", "device", "trust_remote_code")
 READ = ("length", "pack", "text_column", "split", "errors", "limit")
 FITTED = ("labels", "seed", "batch_size", "covariance_rows", "splits")
-RECORDED = ("torch", "transformers", "datasets", "numpy", "xarray", "zarr")
 FACTORS, SCORES, REPORT = "factors/ekfac.safetensors", "scores.zarr", "report.html"
 DIAGONAL, SOLVED = "factors/diagonal.safetensors", "parts/solved.safetensors"
 log = logging.getLogger("influence")
@@ -128,14 +127,7 @@ def take_factors(work: Work, folder: Path) -> None:
 
 def versions(work: Work) -> None:
     """Record the versions, with a warning where the run was begun with others."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from influence import __version__
-
-    now = {"influence": __version__, "python": platform.python_version()}
-    for name in RECORDED:
-        with contextlib.suppress(PackageNotFoundError):
-            now[name] = version(name)
+    now = packages()
     before = work.run.manifest["versions"]
     changed = [f"{k} {before[k]} → {v}" for k, v in now.items() if before.get(k, v) != v]
     if changed:

@@ -14,6 +14,8 @@ import pandas as pd
 
 from influence.data.corpus import corpus
 from influence.data.files import BadData
+from influence.data.world import World, world
+from influence.model.batches import columns
 from influence.model.peek import tokenizer_of
 from influence.study.concepts import next_word_concepts, user_concepts, world_concepts
 from influence.study.opened import Ladder
@@ -110,10 +112,10 @@ def _rows(ladder: Ladder, spec: Spec, tokenizer: Any) -> Rows:
 def _concepts(ladder: Ladder, rows: Rows, spec: Spec, tokenizer: Any) -> tuple[list[Concept], list[dict[str, Any]]]:
     """Built-in concepts by the patterns asked for and one's own, and those the corpus does not allow."""
     how = {"queries": spec.measured.queries, "controls": spec.measured.controls, "seed": spec.measured.seed}
-    own = spec.data is None and settings_of(ladder.folder)["corpus"].get("world") if ladder.folder else None
+    drawn = _world(ladder, spec)
     every: list[Concept] = []
     if spec.concepts:
-        every = world_concepts(ladder.world(), rows, **how) if own else next_word_concepts(rows, tokenizer, **how)
+        every = next_word_concepts(rows, tokenizer, **how) if drawn is None else world_concepts(drawn, rows, **how)
     wanted = spec.names([one.name for one in every], spec.concepts, "concept") if every else []
     found, skipped = [one for one in every if one.name in wanted], []
     for description in spec.concept:
@@ -126,6 +128,15 @@ def _concepts(ladder: Ladder, rows: Rows, spec: Spec, tokenizer: Any) -> tuple[l
     if twice := sorted({one.name for one in found if [two.name for two in found].count(one.name) > 1}):
         raise BadData(f"concepts with one name: {', '.join(twice)}; give each its own")
     return found, skipped
+
+
+def _world(ladder: Ladder, spec: Spec) -> World | None:
+    """The embedded world that the models learned, or None."""
+    if spec.world is not None:
+        return world(**spec.world)
+    if spec.data is not None or ladder.folder is None:
+        return None
+    return ladder.world() if settings_of(ladder.folder)["corpus"].get("world") else None
 
 
 def digest(concepts: Sequence[Concept]) -> str:
@@ -141,8 +152,8 @@ def digest(concepts: Sequence[Concept]) -> str:
 
 def _digest_rows(rows: Rows) -> str:
     found = hashlib.sha256()
-    for name in ("input_ids", "loss_mask"):
-        for value in rows[name]:
+    for part in columns(rows)[:2]:
+        for value in part:
             one = np.asarray(value, np.int32)
             found.update(np.int64(len(one)).tobytes() + one.tobytes())
     return found.hexdigest()

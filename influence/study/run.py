@@ -86,7 +86,7 @@ def study(
 
 def _settings(spec: Spec, made: Materials) -> dict[str, Any]:
     """What the study depends on: settings, and digests of models, rows and concepts."""
-    return {"study": 1, **spec.told(), "ladder": made.told, "rows": made.rows_digest, "concept_digest": made.digest}
+    return {"study": 1, **spec.told(), "source": spec.told()["ladder"], "ladder": made.told, "rows": made.rows_digest, "concept_digest": made.digest}
 
 
 def _helpers(spec: Spec, root: Path, processes: int | None, models: int) -> list[subprocess.Popen[bytes]]:

@@ -14,7 +14,7 @@ from influence.study.measure.settings import Settings
 
 MEASURED = tuple(field.name for field in fields(Settings))
 KEYS = (
-    "ladder", "out", "data", "length", "pack", "text_column", "concepts", "concept", "models", "steps", "untrained",
+    "ladder", "out", "data", "length", "pack", "text_column", "world", "concepts", "concept", "models", "steps", "untrained",
     "removal", "removal_seeds", "removal_sizes", "permutations", "processes", "threads", "device", *MEASURED,
 )  # fmt: skip
 
@@ -24,7 +24,8 @@ class Spec:
     """A study's settings beside those of its measurements.
 
     `ladder`: the folder of a trained ladder, or hub names and folders as `influence.open_ladder` takes them. `data`:
-    the training corpus of a ladder that was not trained here. `concepts`: patterns of the built-in concepts' names
+    the training corpus of a ladder that was not trained here; `world`: the settings of the embedded world it was drawn
+    from, where it was. `concepts`: patterns of the built-in concepts' names
     (`["*"]` all, `[]` none); `concept`: descriptions of one's own, as `user_concepts` takes them. `models`: patterns of
     names; `steps`: checkpoints, the last alone by default; `untrained`: the untrained model of each seed as well.
     `removal`: rows taken out for each concept in a retraining (0: none), on `removal_seeds` seeds of the
@@ -37,6 +38,7 @@ class Spec:
     length: int = 128
     pack: bool = True
     text_column: str = "text"
+    world: Mapping[str, int] | None = None
     concepts: tuple[str, ...] = ("*",)
     concept: tuple[Mapping[str, Any], ...] = ()
     models: tuple[str, ...] = ("*",)

@@ -1,0 +1,155 @@
+"""`influence.study` from a ladder to tables, verdicts and a report: resumed, shared, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import influence
+from influence.cli import studied
+from influence.cli.app import command
+from influence.data.files import BadData
+from influence.model.sizes import Size
+from influence.store import OtherSettings
+from influence.study import pieces
+from influence.study.result import BadStudy, open_study
+
+SIZES = {"tiny": Size(2, 16, lr=6e-3), "small": Size(3, 24, lr=6e-3)}
+QUICK: dict[str, Any] = {
+    "concepts": ["truth", "answer: any city", "style*"], "splits": 2, "bootstrap": 20, "queries": 2, "controls": 1,
+    "margin": 2, "fit_rows": 200, "permutations": 99, "progress": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ladder") / "ladder"
+    influence.ladder(folder, sizes=SIZES, seeds=1, tokens=15_000, vocab=512, checkpoints=0, processes=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "study"
+    influence.study(trained, folder, processes=1, **QUICK)
+    return folder
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "tables").glob("*.parquet"))}
+
+
+def test_tables_are_keyed_alike_and_verdicts_made(whole: Path) -> None:
+    found = open_study(whole)
+    names = {"models", "concepts", "curve", "depth", "depth_draws", "layer_mass", "layer_tail", "tails", "margin"}
+    assert names == set(found.tables) and len(found.tables["models"]) == 2
+    for name in names - {"models", "concepts"}:
+        frame = found.tables[name]
+        assert list(frame.columns[:3]) == ["model", "step", "concept"] and frame["model"].nunique() == 2, name
+    assert [v.quantity for v in found.verdicts] == [1, 2, 3, 4, 5, 6]
+    mass = found.tables["layer_mass"].groupby(["model", "concept", "query"])["mass"].sum()
+    assert np.allclose(mass, 1)
+    depth = found.tables["depth"]
+    assert {"recall", "query_loss", "tfidf", "d50", "d50_random"} <= set(depth.columns)
+    stored = json.loads((whole / "verdicts.json").read_text())["verdicts"]
+    assert [one["decision"] for one in stored] == [v.decision for v in found.verdicts]
+    assert str(found).startswith("study of 2 models (2 sizes × 1 seeds) and 3 concepts")
+
+
+def test_a_killed_study_ends_with_the_same_tables(
+    trained: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, count = pieces.save, [0]
+
+    def stops(*given: Any, **options: Any) -> None:
+        count[0] += 1
+        if count[0] in (3, 8, 12):
+            raise KeyboardInterrupt
+        save(*given, **options)
+
+    monkeypatch.setattr(pieces, "save", stops)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            influence.study(trained, tmp_path / "s", processes=1, **QUICK)
+    with pytest.raises(BadStudy, match="no study with tables"):
+        open_study(tmp_path / "s")
+    influence.study(trained, tmp_path / "s", processes=1, **QUICK)
+    assert tables(tmp_path / "s") == tables(whole)
+
+
+def test_two_processes_share_a_study(trained: Path, whole: Path, tmp_path: Path) -> None:
+    influence.study(trained, tmp_path / "s", processes=2, **QUICK)
+    assert tables(tmp_path / "s") == tables(whole)
+    log = [json.loads(line) for line in (tmp_path / "s" / "log.jsonl").read_text().splitlines()]
+    assert len({line["process"] for line in log}) == 2 and sum(line["event"] == "measured" for line in log) == 2
+
+
+def test_other_settings_are_refused_with_the_difference(trained: Path, whole: Path) -> None:
+    with pytest.raises(OtherSettings, match="queries: 2 there, 3 asked for"):
+        influence.study(trained, whole, processes=1, **{**QUICK, "queries": 3})
+
+
+def test_one_size_and_a_concept_the_corpus_lacks(trained: Path, tmp_path: Path) -> None:
+    own = [
+        {"text": f"{word} number {k}", "label": label, "group": f"{k}"}
+        for k in range(30)
+        for word, label in (("Zyx", "a"), ("Qwv", "b"))
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(one) for one in own))
+    mine = {"name": "mine", "file": str(tmp_path / "own.jsonl"), "completions": {"a": " yes", "b": " no"},
+            "bearing": "zyxqwv"}  # fmt: skip
+    found = influence.study(
+        trained, tmp_path / "s", processes=1, **{**QUICK, "models": ["tiny*"], "concepts": ["truth"], "concept": [mine]}
+    )
+    assert [one["concept"] for one in found.skipped] == ["mine"] and found.skipped[0]["why"]
+    assert any("one size only (tiny)" in one for one in found.remarks)
+    assert found.verdicts[5].decision == "not testable" and "size" in found.verdicts[5].words
+    assert any("known to no model" in one and "truth" in one for one in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"concepts": ["gravity"]}, "no concept is called 'gravity'"),
+        ({"models": ["huge"]}, "no model is called 'huge'"),
+        ({"concepts": []}, "no concept is left"),
+        ({"querys": 3}, "no setting 'querys'"),
+        ({"steps": [3]}, "step"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_written(trained: Path, tmp_path: Path, change: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        influence.study(trained, tmp_path / "s", processes=1, **{**QUICK, **change})
+    assert not (tmp_path / "s").exists()
+
+
+def test_models_that_were_not_trained_here_need_their_corpus(trained: Path, tmp_path: Path) -> None:
+    names = {size: str(trained / "models" / f"{size}-s0" / "final") for size in SIZES}
+    with pytest.raises(BadData, match="give the corpus"):
+        influence.study(names, tmp_path / "s", processes=1, **QUICK)
+
+
+def test_the_command_runs_a_file_and_writes_a_report(
+    trained: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = {**QUICK, "out": str(whole), "ladder": str(trained)}
+    del quick["progress"]
+    told = "\n".join(f"{name} = {json.dumps(value)}" for name, value in quick.items())
+    (tmp_path / "study.toml").write_text(told)
+    assert command(["study", str(tmp_path / "study.toml"), "--no-progress", "--processes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "centroid of influence against D50" in out and "report" in out
+    page = (whole / "report.html").read_text()
+    assert "truth" in page and "<script src" not in page
+    methods = (whole / "methods.md").read_text()
+    assert "fit_rows" in methods and "200" in methods
+    again = studied.as_toml(open_study(whole).settings, whole)
+    (tmp_path / "again.toml").write_text(again)
+    assert command(["study", str(tmp_path / "again.toml"), "--no-progress", "--no-report"]) == 0, "the file it writes"
+    (tmp_path / "wrong.toml").write_text(told + '\nquerys = 3\n')
+    assert command(["study", str(tmp_path / "wrong.toml")]) == 2
+    assert "'querys'" in capsys.readouterr().err
