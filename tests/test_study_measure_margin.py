@@ -242,3 +242,17 @@ def test_bfloat16_agrees_roughly() -> None:
         dict(margin_influence(lm, rows, solver, probes, ITEMS, dtype=dtype)) for dtype in (None, "bfloat16")
     )
     assert np.corrcoef(rough[1].ravel(), exact[1].ravel())[0, 1] > 0.99
+
+
+def test_concepts_of_several_classes(case) -> None:
+    lm, rows, concept, solver = case
+    names = np.array(concept.items["label"])
+    texts = list(concept.items["text"])
+    third = np.where(np.arange(len(names)) % 3 == 0, "2", names)
+    items = labelled(texts, third.tolist(), texts)
+    several = SimpleNamespace(name="three", items=items, bearing=concept.bearing, stratum=concept.stratum)
+    found = margin_table(lm, rows, solver, several, items=30, most=100, draws=1, layers=[2])
+    assert found["n_bearing"].tolist() == [50] and np.isfinite(found.to_numpy()).all()
+    probes = fixed_probes(lm, several, [2], draws=1)
+    assert probes.weights[2].shape == (6, 3, 3, 16)
+    assert np.bincount(probes.labels[0, probes.queries(30, 0)]).tolist() == [10, 10, 10]

@@ -71,8 +71,9 @@ def weights(folder: Path) -> bytes:
     return (folder / "final" / "model.safetensors").read_bytes()
 
 
-def test_nothing_left_out_gives_the_bytes_of_the_ladder(ladder: Ladder, tmp_path: Path) -> None:
-    plan = removal._plan(ladder, concepts_of(rows_of(ladder)), ["b"], [0], 1, tmp_path, 0, "cpu", 1, False)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_nothing_left_out_gives_the_bytes_of_the_ladder(ladder: Ladder, tmp_path: Path, at_once: int) -> None:
+    plan = removal._plan(ladder, concepts_of(rows_of(ladder)), ["b"], [0], 1, tmp_path, 0, "cpu", at_once, False)
     removal._train(plan, [("b-s0-top", np.zeros(0, np.int64)), ("b-s0-random", np.array([3]))])
     assert weights(tmp_path / "models" / "b-s0-top") == weights(ladder.folder / "models" / "b-s0")
     assert weights(tmp_path / "models" / "b-s0-random") != weights(ladder.folder / "models" / "b-s0")
