@@ -122,10 +122,12 @@ def margin_ranking(
 ) -> Ints:
     """Places of the concept-bearing rows, those first that raise the probe's margin most: mean rank over layers.
 
-    For `influence.study.measure.removal`. Arguments and errors as `margin_table`; BadData also where no layer's hidden
+    For `influence.study.measure.removal`, whose random arm draws from the same rows, so that the arms differ by the
+    order alone; it costs a pass over these rows and not over the corpus. Arguments and errors as `margin_table`; BadData also where no layer's hidden
     states tell items apart.
     """
-    probes = fixed_probes(lm, concept, layers or range(lm.n_layers), draws=1, seed=seed, batch_size=batch_size)
+    asked = range(lm.n_layers) if layers is None else layers
+    probes = fixed_probes(lm, concept, asked, draws=0, seed=seed, batch_size=batch_size)
     places = np.flatnonzero(concept.bearing)
     found = [
         np.argsort(np.argsort(values[0], kind="stable"))
