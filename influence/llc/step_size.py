@@ -1,0 +1,86 @@
+"""Search a step size: the largest whose bias is small against the estimate itself.
+
+Criterion: on short chains none diverges and the step-size bias (exact for a quadratic loss with full batches,
+too large with the noise of batches) is at most `share` of the estimate. The grid is geometric, a factor 2; from
+the largest ε that passes no larger one was tried that passed. Short chains have not reached flat directions, so
+the estimate on them is low and the criterion errs to small steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from influence.llc.chains import Plan
+from influence.llc.space import Space
+from influence.llc.target import Target
+from influence.llc.trace import Trace, sample
+
+STEPS, CHECK, TRIES = 100, 5, 24
+
+
+class NoStepSize(FloatingPointError):
+    """No step size passes the criterion."""
+
+
+def search(
+    target: Target,
+    space: Space,
+    plan: Plan,
+    *,
+    share: float = 0.05,
+    start: float | None = None,
+    vectorised: bool | None = None,
+) -> float:
+    """The largest step size on the grid that passes; `plan` tells everything else.
+
+    For a sampler without Euler steps SGLD's criterion is used: what is stable for it is so for them.
+
+    Raises:
+        NoStepSize: where none within the grid's reach passes; says what the smallest did.
+    """
+    from influence.llc.sgld import build
+
+    short = plan._replace(
+        sampler=plan.sampler if plan.sampler.euler else build(), chains=2, draws=STEPS, thin=1, burn_in=STEPS // 2,
+        check_every=CHECK,
+    )  # fmt: skip
+    epsilon = guess(space, plan) if start is None else start
+    passed: float | None = None
+    failed: dict[float, str] = {}
+    for _ in range(TRIES):
+        trace = sample(target, space, short._replace(step_size=epsilon), vectorised=vectorised, progress=False)
+        said = verdict(trace, share)
+        if said:
+            failed[epsilon] = said
+        else:
+            passed = epsilon
+        if passed is not None and passed * 2 in failed:
+            return passed
+        epsilon = epsilon * 2 if passed is not None else epsilon / 2
+        if passed is not None and epsilon in failed:
+            return passed
+    if passed is not None:
+        return passed
+    least = min(failed)
+    raise NoStepSize(
+        f"no step size from {max(failed):.3g} down to {least:.3g} passes: at {least:.3g} {failed[least]}. "
+        "Give a larger batch_size or a smaller n_beta (less noise of batches), a larger gamma, or a step_size "
+        "of your own"
+    )
+
+
+def guess(space: Space, plan: Plan) -> float:
+    """Where the search begins: the ε at which a direction without curvature forgets its start in 50 steps."""
+    gamma = float(np.mean(np.asarray(plan.gamma, dtype=np.float64)))
+    return 1 / (25 * max(gamma, 1.0))
+
+
+def verdict(trace: Trace, share: float) -> str:
+    """Why a step size fails on short chains, or ""."""
+    if not trace.kept.all():
+        return next(said for said in trace.why if said)
+    value = float(trace.plan.n_beta * trace.excess.mean())
+    bias = float(trace.bias.mean())
+    if bias > share * abs(value) + 1e-12:
+        return f"the step size adds up to {bias:.3g} to an estimate of {value:.3g}, more than {share:.0%}"
+    return ""
