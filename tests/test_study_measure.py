@@ -51,16 +51,6 @@ def test_exponents_of_power_laws_by_layer_and_group() -> None:
         layer_exponents(scores_of(values), rows, top=10)
 
 
-def test_matched_rows_are_of_the_same_strata_in_equal_numbers() -> None:
-    rng = np.random.default_rng(1)
-    stratum, bearing = rng.integers(-1, 5, 400), rng.random(400) < 0.3
-    one, other = spread.matched(bearing, stratum)
-    assert bearing[one].all() and not bearing[other].any() and len(np.unique(other)) == len(other)
-    assert np.array_equal(np.bincount(stratum[one], minlength=5), np.bincount(stratum[other], minlength=5))
-    assert (stratum[one] >= 0).all() and len(one) > 50
-    assert all(len(part) == 0 for part in spread.matched(bearing, np.full(400, -1)))
-
-
 def test_a_query_s_influence_is_that_of_completion_less_contrast(known: planted_training.Planted) -> None:
     lm = known.lm
     lm.net.double()

@@ -28,7 +28,7 @@ COMMANDS = {
     "run": "All of it: fit, score, tables, report.",
     "demo": "Train small models on a world of facts, trace what they say, compare with baselines.",
     "ladder": "Train models of growing size on one corpus, several seeds each, with checkpoints.",
-    "study": "How influence, its tails and the depth of concepts go together over a ladder, with nulls that can say no.",
+    "study": "How influence, its tails and the depth of concepts go together over a ladder.",
     "blocks": "What of a model can be traced: its linear maps, and the share tracked.",
     "fit": "Fit the factors of a model on its training rows.",
     "score": "Score the training rows of a fitted run for queries.",

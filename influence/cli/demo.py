@@ -1,4 +1,4 @@
-"""`influence demo`: small models that learned known facts, and whether their rows are found again."""
+"""`influence demo`: small models that learned known facts, whether their rows are found again, a study of them."""
 
 
 def demo(
@@ -9,6 +9,7 @@ def demo(
     queries: int = 60,
     tokens: int | None = None,
     removal: bool = False,
+    study: bool = True,
     progress: bool = True,
 ) -> None:
     """Train small models on a world of invented facts, trace what they say, compare with baselines.
@@ -22,9 +23,11 @@ def demo(
         queries: Learned facts that are asked for in a phrasing that was held out.
         tokens: Seen in training; default as many as the trainer sees.
         removal: Also retrain the largest model without the rows found, five seeds (20 trainings).
+        study: Also compare the sizes on a dozen concepts: probes, influence by layer, tails.
         progress: Show progress bars.
     """
     from influence.cli import planted
 
-    made = planted.demo(out, sizes=sizes, seed=seed, queries=queries, tokens=tokens, removal=removal, progress=progress)
+    made = planted.demo(out, sizes=sizes, seed=seed, queries=queries, tokens=tokens, removal=removal,
+                        study=study, progress=progress)  # fmt: skip
     print(made)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from influence.cli import job, show, stages
+from influence.cli.demo_study import demo_study
 from influence.cli.result import Result
 from influence.cli.stages import Work
 from influence.store import open_run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from influence.cli.studied import Studied
     from influence.data.world import World
     from influence.model.train import Trained
     from influence.types import LM, Rows, Scores
@@ -33,6 +35,7 @@ class Demo:
 
     result: Result
     removal: pd.DataFrame | None = None
+    study: Studied | None = None
 
     def __str__(self) -> str:
         table, ending = show.table(*self.summary()), str(self.result).partition("\ntracked")[2]
@@ -40,7 +43,8 @@ class Demo:
             table += f"\n\n{show.table(*self.forgotten())}\n\nrecall of the facts asked for, mean over seeds, after"
             table += " retraining without the rows of each method"
         what = "mean reciprocal rank of the rows that state the fact asked for; intervals over queries, the lead paired"
-        return f"{table}\n\n{what}\ntracked{ending}"
+        said = "" if self.study is None else f"\n\n{self.study}"
+        return f"{table}\n\n{what}\ntracked{ending}{said}"
 
     __repr__ = __str__
 
@@ -81,13 +85,15 @@ def demo(
     queries: int = 60,
     tokens: int | None = None,
     removal: bool = False,
+    study: bool = True,
     progress: bool = True,
 ) -> Demo:
     """Train models of `sizes` on the embedded world of `seed`, run the main job on each, score retrieval.
 
     `tokens` are seen in training, by default as many as the trainer sees. With `removal` the largest model is also
-    retrained without the rows that were found (`influence.truth.removal`). Everything is kept under `out`: `world/`,
-    `models/SIZE`, `removal/`, and a run for each size. Raises ValueError for an unknown size, for fewer than one
+    retrained without the rows that were found (`influence.truth.removal`). With `study` the sizes are compared on a
+    dozen concepts (`influence.study`). Everything is kept under `out`: `world/`, `models/SIZE`, `removal/`, `study/`,
+    and a run for each size. Raises ValueError for an unknown size, for fewer than one
     query, and where a model learned no fact; else what training and `influence.run` raise.
     """
     from influence.data.world import world
@@ -120,7 +126,8 @@ def demo(
         _save(work, tables)
         page = stages.report(work)
     result = Result(opened.root, page, f"influence score {root / sizes[-1]} --queries QUERIES --out OTHER")
-    return Demo(result, _without(root, sizes[-1], queries, seed, options, progress) if removal else None)
+    gone = _without(root, sizes[-1], queries, seed, options, progress) if removal else None
+    return Demo(result, gone, demo_study(root, sizes, seed, progress) if study else None)
 
 
 def _without(root: Path, size: str, queries: int, seed: int, options: dict[str, Any], progress: bool) -> pd.DataFrame:

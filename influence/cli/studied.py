@@ -61,9 +61,14 @@ def study(source: str, given: Mapping[str, Any], *, report: bool = True, progres
     path = Path(source).expanduser()
     settings = from_toml(path) if path.suffix == ".toml" else {"ladder": source}
     settings |= {name: value for name, value in given.items() if value is not None}
-    out = settings.pop("out", None) or OUT
-    ladder = settings.pop("ladder", None)
-    found = run_study(ladder, out, progress=progress, **settings)
+    return run(settings, report=report, progress=progress)
+
+
+def run(settings: Mapping[str, Any], *, report: bool = True, progress: bool = True) -> Studied:
+    """Run a study whose settings, `ladder` and `out` among them, are all in one mapping."""
+    asked = dict(settings)
+    out = asked.pop("out", None) or OUT
+    found = run_study(asked.pop("ladder", None), out, progress=progress, **asked)
     return Studied(found, write_report(found) if report else None)
 
 

@@ -25,6 +25,7 @@ from influence.study.materials import Materials, materials
 from influence.study.measure.cell import Model, gathered, measure, reasons
 from influence.study.result import Study, joined, open_study
 from influence.study.spec import Spec, spec_of
+from influence.study.without import without
 
 if TYPE_CHECKING:
     from influence.study.opened import Ladder
@@ -80,13 +81,20 @@ def study(
         for one in helpers:
             if one.poll() is None:
                 one.terminate()
-    share(["tables"], lambda *_: _gather(spec, made, root), root / ".locks")
+    share(["tables"], lambda *_: _gather(spec, made, root, progress), root / ".locks")
     return open_study(root)
 
 
 def _settings(spec: Spec, made: Materials) -> dict[str, Any]:
     """What the study depends on: settings, and digests of models, rows and concepts."""
-    return {"study": 1, **spec.told(), "source": spec.told()["ladder"], "ladder": made.told, "rows": made.rows_digest, "concept_digest": made.digest}
+    return {
+        "study": 1,
+        **spec.told(),
+        "source": spec.told()["ladder"],
+        "ladder": made.told,
+        "rows": made.rows_digest,
+        "concept_digest": made.digest,
+    }
 
 
 def _helpers(spec: Spec, root: Path, processes: int | None, models: int) -> list[subprocess.Popen[bytes]]:
@@ -154,8 +162,8 @@ def _log(root: Path, task: str, event: str) -> None:
         file.write(line.encode() + b"\n")
 
 
-def _gather(spec: Spec, made: Materials, root: Path) -> None:
-    """Write tables, verdicts and reasons from the pieces of all models."""
+def _gather(spec: Spec, made: Materials, root: Path, progress: bool) -> None:
+    """Write tables, verdicts and reasons from the pieces of all models, after the retrainings where asked for."""
     names = [one.name for one in made.concepts]
     parts: list[tuple[str, pd.DataFrame]] = []
     left_out = list(made.skipped)
@@ -164,6 +172,8 @@ def _gather(spec: Spec, made: Materials, root: Path) -> None:
         parts += gathered(root / "cells" / task, names, keys)
         left_out += reasons(root / "cells" / task, names, keys)
     tables = {"models": made.models(), "concepts": made.table(), **joined(parts)}
+    if spec.removal:
+        tables["removal"] = without(spec, made, tables["depth"], root, progress)
     with writing(root / "tables"):
         (root / "tables").mkdir(exist_ok=True)
         for name, frame in tables.items():

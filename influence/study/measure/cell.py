@@ -18,6 +18,7 @@ from influence.study.measure import asked, spread
 from influence.study.measure.depths import depth_frames, probed
 from influence.study.measure.margin import margin_table
 from influence.study.measure.settings import Settings
+from influence.study.measure.signature import signature_table
 
 if TYPE_CHECKING:
     from influence.study.concepts import Concept
@@ -125,8 +126,6 @@ def _margin(model: Model, concept: Concept) -> Frames:
 
 
 def _signature(model: Model, concept: Concept) -> Frames:
-    from influence.study.measure.signature import signature_table
-
     settings = model.settings
     return {
         "signature": signature_table(

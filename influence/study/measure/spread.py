@@ -12,6 +12,8 @@ from influence.analysis.common import totals
 from influence.analysis.exponents import layer_exponents
 from influence.analysis.layers import layers
 from influence.analysis.tails import sparsity
+from influence.data.files import BadData
+from influence.study.measure.matching import matched_pairs
 
 if TYPE_CHECKING:
     from influence.study.concepts import Concept
@@ -29,8 +31,12 @@ def layer_mass(scores: Scores, control: Scores) -> pd.DataFrame:
 
 def layer_tail(scores: Scores, concept: Concept, seed: int = 0) -> pd.DataFrame:
     """`layer, depth, bearing, exponent, low, high, n`: tails of concept-bearing rows beside as many matched rows."""
-    bearing, others = matched(concept.bearing, concept.stratum, seed)
-    found = layer_exponents(scores, {"bearing": bearing, "matched": others})
+    count = scores.sizes["row"]
+    try:
+        chosen, bears = matched_pairs(concept, count, 2 * count, seed)
+    except BadData:  # nothing to compare with: no exponents
+        chosen, bears = np.zeros(0, np.int64), np.zeros(0, bool)
+    found = layer_exponents(scores, {"bearing": chosen[bears], "matched": chosen[~bears]})
     found["bearing"] = found["group"] == "bearing"
     found["depth"] = (found["layer"] + 1) / int(scores.attrs["n_layers"])
     return found.rename(columns={"rows": "n"})[["layer", "depth", "bearing", "exponent", "low", "high", "n"]]
@@ -52,22 +58,3 @@ def tails(scores: Scores) -> pd.DataFrame:
         line["measurement"] = float(scores["measurement"].values[place])
         lines.append({**line, "query_loss": float(scores["loss"].values[place])})
     return pd.DataFrame(lines)
-
-
-def matched(bearing: np.ndarray, stratum: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Places of bearing rows and of as many others of the same strata, drawn without replacement, in equal numbers.
-
-    Where a stratum has fewer other rows than bearing ones, only so many bearing ones of it are taken. Rows of stratum
-    −1 are never taken.
-    """
-    rng = np.random.default_rng([seed, 43])
-    one: list[np.ndarray] = []
-    other: list[np.ndarray] = []
-    for value in np.unique(stratum[stratum >= 0]):
-        has, free = (np.flatnonzero((stratum == value) & tag) for tag in (bearing, ~bearing))
-        count = min(len(has), len(free))
-        one.append(np.sort(rng.choice(has, count, replace=False)) if count else has[:0])
-        other.append(np.sort(rng.choice(free, count, replace=False)) if count else free[:0])
-    if not one:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return np.concatenate(one), np.concatenate(other)
