@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from influence.data.files import BadData
 from influence.data.world.concepts import Labelled, answer, truth
@@ -20,9 +20,9 @@ from influence.study.concepts.tagged import Tags
 if TYPE_CHECKING:
     from influence.data.world import World
 
-MOST_CLASSES = 6
+CLASSES = 6  # objects of an answer concept
 MOST_ITEMS = 400  # of true and false statements
-MANY = 8  # subjects of an answer that is a class of its own
+MANY = 8  # subjects of an object, for a relation to make a concept of its own
 DRAWS = 16  # of sets, of which the most even is kept
 
 
@@ -30,37 +30,95 @@ class Sparse(BadData):
     """What a world does not tell often enough for a probe; the message is the reason."""
 
 
+class Chosen(NamedTuple):
+    """Facts of a few objects; each of the `k` classes is an object, or with `sets` a set of objects."""
+
+    name: str
+    facts: list[Fact]
+    k: int
+    sets: bool
+
+
 def answers(world: World, tags: Tags, counts: Counts) -> Iterator[tuple[str, Concept | Sparse]]:
-    """One answer concept for each relation that is dense enough, and for the relations of a pool that are so together.
+    """Answer concepts: prompts in all phrasings of a relation, of which the class is the answer.
 
-    A relation is asked in all its phrasings. The class is the answer itself where three objects or more have at least
-    eight subjects each. Else the objects that two subjects or more share are dealt at random into two sets, and the
-    class is the set: a probe then meets the objects of its test statements in training, with other subjects.
+    A relation of which six objects have at least eight subjects each makes a concept of its own. The other relations
+    are asked together with those of the same pool of objects, for up to two times six objects of at least five subjects
+    each; where objects have four, the six are dealt at random into two sets and the class is the set; where they have
+    two or three, all such objects are. So a probe meets every answer of its test in training, with other subjects.
     """
-    by_relation: dict[str, list[Fact]] = defaultdict(list)
-    for fact in world.facts:
-        by_relation[fact.relation.name].append(fact)
-    rest: dict[str, list[Fact]] = defaultdict(list)
-    for name, facts in by_relation.items():
+    for name, chosen in _divisions(world.facts, counts.seed):
+        if isinstance(chosen, Sparse):
+            yield name, chosen
+            continue
         try:
-            yield name, _answer(world, tags, f"answer: {name}", facts, counts)
-        except Sparse:
-            rest[facts[0].relation.pool] += facts
-    for pool, facts in rest.items():
-        names = ", ".join(dict.fromkeys(fact.relation.name for fact in facts))
-        try:
-            yield names, _answer(world, tags, f"answer: any {pool}", facts, counts)
+            yield name, _answer(world, tags, chosen, counts)
         except Sparse as why:
-            yield names, why
+            yield name, why
 
 
-def _answer(world: World, tags: Tags, name: str, facts: Sequence[Fact], counts: Counts) -> Concept:
-    items = _answer_items(world, name, facts, counts.seed)
-    asked = {(one.group, one.completion) for one in items}
-    ids = {fact.id for fact in facts if (fact.subject, f" {fact.object}") in asked}
-    relations = list(dict.fromkeys(fact.relation.name for fact in facts))
-    labels = ", ".join(dict.fromkeys(one.label for one in items))
-    about = f"Which answer comes after a question for {' or '.join(relations)}, told before it comes: {labels}."
+def _divisions(facts: Iterable[Fact], seed: int) -> Iterator[tuple[str, Chosen | Sparse]]:
+    relations: dict[str, list[Fact]] = defaultdict(list)
+    pools: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        relations[fact.relation.name].append(fact)
+    for name, mine in relations.items():
+        if objects := _chunks(mine, MANY, name, seed):
+            yield name, _only(name, mine, objects[0], False)
+        else:
+            pools[mine[0].relation.pool] += mine
+    for pool, mine in pools.items():
+        names = list(dict.fromkeys(fact.relation.name for fact in mine))
+        name = names[0] if len(names) == 1 else pool
+        for least, sets in ((LEAST_GROUPS, False), (LEAST_GROUPS - 1, True)):
+            if found := _chunks(mine, least, name, seed)[:2]:
+                for number, objects in enumerate(found, 1):
+                    title = name if len(found) == 1 else f"{name} {number}"
+                    yield title, _only(title, mine, objects, sets)
+                break
+        else:
+            yield name, _shared(name, mine)
+
+
+def _chunks(facts: Sequence[Fact], least: int, name: str, seed: int) -> list[list[str]]:
+    """Objects that have at least so many subjects, at random by six."""
+    subjects = _subjects(facts)
+    many = sorted(obj for obj, mine in subjects.items() if len(mine) >= least)
+    order = [many[place] for place in generator(seed, f"{name}/objects").permutation(len(many))]
+    return [order[start : start + CLASSES] for start in range(0, len(order) - CLASSES + 1, CLASSES)]
+
+
+def _subjects(facts: Iterable[Fact]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        found[fact.object].add(fact.subject)
+    return found
+
+
+def _only(name: str, facts: Sequence[Fact], objects: Sequence[str], sets: bool) -> Chosen:
+    return Chosen(name, [fact for fact in facts if fact.object in objects], 2 if sets else len(objects), sets)
+
+
+def _shared(name: str, facts: Sequence[Fact]) -> Chosen | Sparse:
+    """All objects of two subjects or more, in two sets."""
+    subjects = _subjects(facts)
+    shared = [obj for obj, mine in subjects.items() if len(mine) > 1]
+    found = _only(name, facts, shared, True)
+    if len(shared) < 4 or len({fact.subject for fact in found.facts}) < 2 * LEAST_GROUPS:
+        return Sparse(
+            f"{len(shared)} of its {len(subjects)} objects are shared by two subjects or more; a probe would be tested "
+            "on answers that it never met (it takes 4 such objects of 10 subjects)"
+        )
+    return found
+
+
+def _answer(world: World, tags: Tags, chosen: Chosen, counts: Counts) -> Concept:
+    name = f"answer: {chosen.name}"
+    items = _answer_items(world, name, chosen, counts.seed)
+    relations = list(dict.fromkeys(fact.relation.name for fact in chosen.facts))
+    told = "in which of two sets of objects it is" if chosen.sets else f"which of {chosen.k} objects it is"
+    about = f"The answer to a question for {' or '.join(relations)}, before it comes: {told}."
+    ids = {fact.id for fact in chosen.facts}
     return _about_facts(tags, Told(name, "answer", "knowable", about), items, ids, counts)
 
 
@@ -69,23 +127,23 @@ def _about_facts(tags: Tags, told: Told, items: Sequence[Item], ids: set[str], c
     return concept(told, items, bearing, strata(tags.rows, bearing, unclear), counts)
 
 
-def _answer_items(world: World, name: str, facts: Sequence[Fact], seed: int) -> list[Item]:
+def _answer_items(world: World, name: str, chosen: Chosen, seed: int) -> list[Item]:
     """Prompts of the facts in all phrasings, the class being the answer or the set it was dealt to."""
-    kept, k, sets = _classes(facts)
     rng = generator(seed, name)
-    part = replace(world, facts=tuple(kept))
-    asked = [fact for fact in kept for _ in range(1 + len(fact.relation.paraphrases))]
-    draws = [answer(part, int(rng.integers(1 << 30)), k=k, sets=sets) for _ in range(DRAWS if sets else 1)]
-    found = max(draws, key=_least)
+    part = replace(world, facts=tuple(chosen.facts))
+    asked = [fact for fact in chosen.facts for _ in range(1 + len(fact.relation.paraphrases))]
+    draws = DRAWS if chosen.sets else 1
+    drawn = [answer(part, int(rng.integers(1 << 30)), k=chosen.k, sets=chosen.sets) for _ in range(draws)]
+    found = max(drawn, key=_least)
     label = {fact.object: told for fact, told in zip(asked, found.classes, strict=True)}
     if (least := _least(found)) < LEAST_GROUPS:
         raise Sparse(f"a class has {least} subjects, and a probe needs {LEAST_GROUPS}")
-    true = defaultdict(set)
-    for fact in world.facts:
+    true: dict[str, set[str]] = defaultdict(set)
+    for fact in (*world.facts, *chosen.facts):
         true[fact.subject].add(fact.object)
     items = []
     for fact, text, told in zip(asked, found.texts, found.classes, strict=True):
-        own, other = _wrong(label, true[fact.subject] | {fact.object}, told)
+        own, other = _wrong(label, true[fact.subject], told)
         if not other:
             raise Sparse(f"every other object is true of {fact.subject} too, so there is nothing to contrast")
         contrast, against = (f" {one}" for one in rng.choice(other, 2, replace=len(other) < 2))
@@ -104,25 +162,6 @@ def _wrong(label: dict[str, str], true: set[str], told: str) -> tuple[list[str],
     """Objects that are not true of a subject: those of the class of its answer, and those of other classes."""
     free = sorted(obj for obj in label if obj not in true)
     return [obj for obj in free if label[obj] == told], [obj for obj in free if label[obj] != told]
-
-
-def _classes(facts: Sequence[Fact]) -> tuple[list[Fact], int, bool]:
-    """(facts to ask for, number of classes, whether these are sets of objects)."""
-    subjects: dict[str, set[str]] = defaultdict(set)
-    for fact in facts:
-        subjects[fact.object].add(fact.subject)
-    ranked = sorted(subjects, key=lambda obj: (-len(subjects[obj]), obj))
-    many = [obj for obj in ranked if len(subjects[obj]) >= MANY][:MOST_CLASSES]
-    if len(many) >= 3:
-        return [fact for fact in facts if fact.object in many], len(many), False
-    shared = {obj for obj in ranked if len(subjects[obj]) > 1}
-    kept = [fact for fact in facts if fact.object in shared]
-    if len(shared) < 4 or len({fact.subject for fact in kept}) < 2 * LEAST_GROUPS:
-        raise Sparse(
-            f"{len(shared)} of its {len(ranked)} objects are shared by two subjects or more; a probe would be tested "
-            "on answers that it never met (it takes 4 such objects of 10 subjects)"
-        )
-    return kept, 2, True
 
 
 def truths(world: World, tags: Tags, counts: Counts) -> Iterator[tuple[str, Concept | Sparse]]:
@@ -196,33 +235,29 @@ HOPS = {
 def two_hops(world: World, tags: Tags, counts: Counts) -> Iterator[tuple[str, Concept | Sparse]]:
     """The country of a person's town, over the rows that name the town and those that place it in a country."""
     country = _towns(world)
-    found: dict[str, list[Fact]] = defaultdict(list)
+    hops: list[Fact] = []
     steps: dict[str, set[str]] = {}
     for fact in world.facts:
         if fact.relation.name in HOPS and fact.object in country:
             first, *others = HOPS[fact.relation.name]
             relation = Relation(f"country of {fact.relation.name}", "person", "country", first, tuple(others), "")  # type: ignore[arg-type]
             nation, premise = country[fact.object]
-            hop = Fact(f"{fact.id}.country", fact.subject, relation, nation, fact.held_out)
-            found[relation.name].append(hop)
-            steps[hop.id] = {fact.id, premise}
-    made: dict[str, Concept | Sparse] = {}
-    whole = [one for hops in found.values() for one in hops]
-    for name, facts in [*found.items(), ("country of a town", whole)]:
-        if name in found or any(isinstance(one, Sparse) for one in made.values()):
-            try:
-                made[name] = _two_hop(world, tags, f"two-hop: {name}", facts, steps, counts)
-            except Sparse as why:
-                made[name] = why
-    yield from made.items()
+            hops.append(Fact(f"{fact.id}.country", fact.subject, relation, nation, fact.held_out))
+            steps[hops[-1].id] = {fact.id, premise}
+    for name, chosen in _divisions(hops, counts.seed):
+        if isinstance(chosen, Sparse):
+            yield name, chosen
+            continue
+        try:
+            yield name, _two_hop(world, tags, chosen, steps, counts)
+        except Sparse as why:
+            yield name, why
 
 
-def _two_hop(
-    world: World, tags: Tags, name: str, facts: Sequence[Fact], steps: dict[str, set[str]], counts: Counts
-) -> Concept:
-    items = _answer_items(world, name, facts, counts.seed)
-    asked = {(one.group, one.completion) for one in items}
-    ids = set().union(*(steps[fact.id] for fact in facts if (fact.subject, f" {fact.object}") in asked))
+def _two_hop(world: World, tags: Tags, chosen: Chosen, steps: dict[str, set[str]], counts: Counts) -> Concept:
+    name = f"two-hop: {chosen.name}"
+    items = _answer_items(world, name, chosen, counts.seed)
+    ids = set().union(*(steps[fact.id] for fact in chosen.facts))
     about = "In which country a person's town lies, which is told nowhere: only the town, and that town's country."
     return _about_facts(tags, Told(name, "two-hop", "chance", about), items, ids, counts)
 
