@@ -126,49 +126,6 @@ def margin_ranking(
     order alone; it costs a pass over these rows and not over the corpus. Arguments and errors as `margin_table`;
     BadData also where no layer's hidden states tell items apart.
     """
-    asked = range(lm.n_layers) if layers is None else sorted({int(layer) for layer in layers})
-    if not asked or asked[0] < 0 or asked[-1] >= lm.n_layers or min(items, draws, batch_size) < 1 or most < 2:
-        raise ValueError(
-            f"{layers=}, {items=}, {most=}, {draws=}, {batch_size=}; give layers from 0 to {lm.n_layers - 1}, at least "
-            "2 rows and at least 1 of the others"
-        )
-    chosen, bearing = matched_pairs(concept, len(rows), most, seed)
-    probes = fixed_probes(lm, concept, asked, draws=draws, seed=seed, batch_size=batch_size)
-    some = rows.select(chosen)
-    queries = probes.queries(items, seed)
-    found = {
-        layer: matched_auc(values, bearing, concept.stratum[chosen])
-        for layer, values in margin_influence(
-            lm, some, solver, probes, queries, batch_size=batch_size, dtype=dtype, progress=progress
-        )
-    }
-    lines = []
-    for layer in asked:
-        auc = found.get(layer, np.full(1 + 2 * draws, np.nan))
-        line = {"layer": layer, "depth": (layer + 1) / lm.n_layers, "auc": float(auc[0])}
-        line |= {"auc_control": float(auc[1 : 1 + draws].mean()), "auc_random": float(auc[1 + draws :].mean())}
-        lines.append({**line, "n_bearing": int(bearing.sum())})
-    return pd.DataFrame(lines)
-
-
-def margin_ranking(
-    lm: LM,
-    rows: Rows,
-    solver: Solver,
-    concept: Concept,
-    *,
-    layers: Sequence[int] | None = None,
-    items: int = 48,
-    seed: int = 0,
-    batch_size: int = 32,
-    dtype: str | torch.dtype | None = None,
-) -> Ints:
-    """Places of the concept-bearing rows, those first that raise the probe's margin most: mean rank over layers.
-
-    For `influence.study.measure.removal`, whose random arm draws from the same rows, so that the arms differ by the
-    order alone; it costs a pass over these rows and not over the corpus. Arguments and errors as `margin_table`; BadData also where no layer's hidden
-    states tell items apart.
-    """
     asked = range(lm.n_layers) if layers is None else layers
     probes = fixed_probes(lm, concept, asked, draws=0, seed=seed, batch_size=batch_size)
     places = np.flatnonzero(concept.bearing)
