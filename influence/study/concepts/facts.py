@@ -63,8 +63,8 @@ def _divisions(facts: Iterable[Fact], seed: int) -> Iterator[tuple[str, Chosen |
     for fact in facts:
         relations[fact.relation.name].append(fact)
     for name, mine in relations.items():
-        if objects := _chunks(mine, MANY, name, seed):
-            yield name, _only(name, mine, objects[0], False)
+        if chunks := _chunks(mine, MANY, name, seed):
+            yield name, _only(name, mine, chunks[0], False)
         else:
             pools[mine[0].relation.pool] += mine
     for pool, mine in pools.items():
