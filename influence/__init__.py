@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from influence.attribution.solvers import lissa_solver as lissa_solver
     from influence.attribution.trajectory import predictive as predictive
     from influence.cli.checking import truth_of as truth_of
+    from influence.cli.intervening import run_intervene as run_intervene
     from influence.cli.job import run as run
     from influence.cli.probing import run_probe as run_probe
     from influence.cli.sparse import run_sparse_probe as run_sparse_probe
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from influence.probing.result import depth_table as depth_table
     from influence.probing.sparse.probe import sparse_probe as sparse_probe
     from influence.report.drawn import depth_figure as depth_figure
+    from influence.report.interventions import intervention_figure as intervention_figure
     from influence.report.page import write_report as write_report
     from influence.report.scored import layer_figure as layer_figure
     from influence.report.scored import tail_figure as tail_figure
@@ -71,6 +73,7 @@ _HOME = {
     "fit_ekfac": "influence.attribution.fit",
     "gaussian": "influence.model.likelihood",
     "intervene": "influence.interventions.intervene",
+    "intervention_figure": "influence.report.interventions",
     "ladder": "influence.study.ladder",
     "layer_figure": "influence.report.scored",
     "layers": "influence.analysis.layers",
@@ -87,6 +90,7 @@ _HOME = {
     "retrain": "influence.truth.retrain",
     "row_norm": "influence.attribution.norm",
     "run": "influence.cli.job",
+    "run_intervene": "influence.cli.intervening",
     "run_probe": "influence.cli.probing",
     "run_sparse_probe": "influence.cli.sparse",
     "score": "influence.attribution.score",

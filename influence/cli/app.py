@@ -35,6 +35,7 @@ COMMANDS = {
     "truth": "How far the scores of a run can be trusted, without retraining.",
     "probe": "At which depth a model knows concepts: linear probes of every layer, with controls.",
     "sparse-probe": "How few neurons tell a feature, which ones, and what switching them off costs.",
+    "intervene": "From which layer on a model no longer needs its previous tokens: edits of hidden states.",
     "report": "Write the report of a run again.",
     "doctor": "What this machine has: versions, devices, memory, disk.",
 }

@@ -13,7 +13,7 @@ from influence.interventions.edit import MODES
 from influence.interventions.edits import layers_of
 from influence.interventions.measure import Outcomes, Plan, count_passes, outcomes, plan_of
 from influence.interventions.metrics import Metric
-from influence.interventions.result import Interventions
+from influence.interventions.result import Interventions, notes_of
 from influence.interventions.stack import stack
 from influence.interventions.tasks import Task, check_tasks
 from influence.model.anatomy import parts
@@ -82,7 +82,7 @@ def intervene(
     info |= {"parallel": bool(parts(lm.net)[0].parallel), "reuse": reuse, "revision": lm.revision, "seed": seed}
     info |= {"questions": sizes, "about": {one.name: one.about for one in asked}}
     frame = pd.DataFrame(depths)
-    return Interventions(_name(lm), lm.n_layers, pd.DataFrame(curves), frame, info, _notes(frame, info))
+    return Interventions(_name(lm), lm.n_layers, pd.DataFrame(curves), frame, info, notes_of(frame, info))
 
 
 def _check(mode: str, share: float, bootstrap: int, level: float, batch_size: int) -> None:
@@ -170,20 +170,3 @@ def _ends(name: str, told: worth.Told) -> dict[str, float]:
 def _name(lm: LM) -> str:
     told = str(getattr(getattr(lm.net, "config", None), "_name_or_path", "") or "")
     return "/".join(told.rstrip("/").split("/")[-2:]) or type(lm.net).__name__
-
-
-def _notes(depths: pd.DataFrame, info: dict[str, Any]) -> tuple[str, ...]:
-    notes = []
-    if info["parallel"] and "skip" in set(depths["edit"]):
-        notes.append(
-            "attention and MLP read the same stream (parallel residuals): the MLP never saw the attention that skip "
-            "leaves out"
-        )
-    if len(undefined := depths[depths["depth"].isna()]):
-        told = ", ".join(dict.fromkeys(f"{line.task} {line.metric}" for line in undefined.itertuples()))
-        notes.append(f"no depth is defined where editing all layers costs nothing that can be told from 0: {told}")
-    fewer = depths[depths["questions"] < depths["task"].map(lambda name: info["questions"][name]["all"])]
-    if len(fewer):
-        told = ", ".join(dict.fromkeys(f"{line.task}: {line.questions}" for line in fewer.itertuples()))
-        notes.append(f"swap has fewer questions, those with another of as many tokens ({told})")
-    return tuple(notes)

@@ -82,8 +82,8 @@ def plan_of(edits: Any, layers: Sequence[int], seeds: Sequence[int], n_layers: i
 
 
 def _made(maker: Maker, layer: int, seed: int, name: str) -> list[Edit]:
-    made = maker(layer, seed)
-    made = list(made) if isinstance(made, list | tuple) else [made]
+    given = maker(layer, seed)
+    made: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
     for one in made:
         if not isinstance(one, Edit):
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -137,3 +137,45 @@ def _plain(value: Any) -> Any:
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def joined(results: Sequence[Interventions]) -> Interventions:
+    """The results of several tasks on one model, made with the same settings, as one.
+
+    Raises ValueError without results, and for results of different models or modes.
+    """
+    if not results:
+        raise ValueError("no results came; give at least one of influence.intervene")
+    first = results[0]
+    for one in results:
+        if (one.model, one.n_layers, one.info["mode"]) != (first.model, first.n_layers, first.info["mode"]):
+            raise ValueError(
+                f"{one.model} (mode {one.info['mode']!r}) and {first.model} (mode {first.info['mode']!r}) cannot be "
+                "joined; join tasks of one model and mode, and take to_frame() of each for several"
+            )
+    frames = [pd.concat([getattr(one, name) for one in results], ignore_index=True) for name in ("curves", "depths")]
+    info = {**first.info}
+    for name in ("questions", "about"):
+        info[name] = {key: value for one in results for key, value in one.info[name].items()}
+    return Interventions(first.model, first.n_layers, frames[0], frames[1], info, notes_of(frames[1], info))
+
+
+def notes_of(depths: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
+    """What must be known to read a table of depths."""
+    notes = []
+    if info["parallel"] and "skip" in set(depths["edit"]):
+        notes.append(
+            "attention and MLP read the same stream (parallel residuals): the MLP never saw the attention that skip "
+            "leaves out"
+        )
+    if len(undefined := depths[depths["depth"].isna()]):
+        names = [
+            f"{task} {metric} ({', '.join(part['edit'])})"
+            for (task, metric), part in undefined.groupby(["task", "metric"], sort=False)
+        ]
+        notes.append(f"no depth where editing all layers costs nothing that can be told from 0: {'; '.join(names)}")
+    fewer = depths[depths["questions"] < depths["task"].map(lambda name: info["questions"][name]["all"])]
+    if len(fewer):
+        told = ", ".join(dict.fromkeys(f"{line.task}: {line.questions}" for line in fewer.itertuples()))
+        notes.append(f"swap has fewer questions, those with another of as many tokens ({told})")
+    return tuple(notes)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from influence.data.build import build
 from influence.data.corpus import corpus
 from influence.data.files import BadData
 from influence.data.queries import queries
+from influence.data.words import flatten
 from influence.data.world.rows import PHRASINGS
 from influence.data.world.tokens import world_queries
 from influence.data.world.vocabulary import PREMISES
@@ -185,14 +187,11 @@ def perplexity(source: Any, lm: LM, *, tokens: int = 8, length: int = 64, limit:
         raise BadData(f"none of the {len(rows)} rows has four tokens, so none has a middle with text on both sides")
     chosen = np.sort(np.random.default_rng(seed).permutation(long)[:limit])
     rows = rows.select(chosen)
-
-    def second_half(row: Mapping[str, Any]) -> dict[str, Any]:
-        ids = row["input_ids"][:length]
-        start = len(ids) // 2
-        return {"input_ids": ids, "loss_mask": [int(start <= place < start + tokens) for place in range(len(ids))]}
-
-    kept = [name for name in rows.column_names if name in ("input_ids", "loss_mask", "row")]
-    halves = rows.select_columns(kept).map(second_half, desc=None)
+    ids = [one[:length] for one in rows["input_ids"]]
+    flat, lengths = flatten(ids)
+    places = [np.arange(size) - size // 2 for size in lengths]
+    mask = np.concatenate([(place >= 0) & (place < tokens) for place in places]).astype(np.int8)
+    halves = build(flat, np.r_[0, np.cumsum(lengths)], mask, np.asarray(rows["row"]), {})
     return Task("perplexity", halves, (PERPLEXITY,), f"{tokens} tokens after the middle of each row")
 
 

@@ -39,9 +39,12 @@ COLUMNS = {
     "sparse_rotation": ("feature", "k", "neurons", "rotated", "rotated_low", "rotated_high", "low"),
     "sparse_contexts": ("feature", "layer", "neuron", "value", "before", "token", "after", "label"),
     "sparse_ablation": ("feature", "neurons", "values", "texts", "nats", "low", "high", "percent", "random"),
+    "intervene_curves": ("task", "edit", "metric", "layer", "depth", "value", "value_low", "value_high", "unedited"),
+    "intervene_depths": ("task", "edit", "metric", "unedited", "all_edited", "depth", "depth_low", "depth_high"),
+    "intervene_tasks": ("task", "about", "questions", "groups", "mode", "parallel", "share", "level", "notes"),
 }
 REQUIRED = ("queries", "top")  # of a run of scores
-OTHERWISE = ("probe_table", "sparse_features")  # of which one makes a run of probes, without scores
+OTHERWISE = ("probe_table", "sparse_features", "intervene_depths")  # of which one makes a run of probes, without scores
 MOST_SCORES = 200_000_000  # numbers read from scores.zarr for the comparison of queries; above it is left out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from influence.report import checks, probing, sparse
+from influence.report import checks, interventions, probing, sparse
 from influence.report.figures import EKFAC
 from influence.report.read import Run
 from influence.report.words import clean, count, is_missing, number, percent, plural, seconds, shorten
@@ -45,8 +45,8 @@ def row_count(run: Run) -> int | None:
 def asked(run: Run) -> str:
     """One sentence: the question that the run answers."""
     if "queries" not in run.tables:
-        room = probing if probing.has_probes(run) else sparse
-        return room.asked(run, shorten(model_name(run), 80))
+        room = interventions if interventions.has_edits(run) else sparse
+        return (probing if probing.has_probes(run) else room).asked(run, shorten(model_name(run), 80))
     rows, source = row_count(run), shorten(data_name(run), 80)
     which = "Which training rows" if rows is None else f"Which of {plural(rows, 'training row')}"
     amount = len(run.tables["queries"])
@@ -65,6 +65,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ),
         ("Layers", count(found["n_layers"]) if _only_probes(run) and "n_layers" in found else ""),
         ("Concepts", count(len(run.tables["probe_concepts"])) if probing.has_probes(run) else ""),
+        ("Tasks", count(len(run.tables["intervene_tasks"])) if interventions.has_edits(run) else ""),
         ("Features", count(len(run.tables["sparse_features"])) if sparse.has_sparse(run) else ""),
         ("Training rows", count(row_count(run)) if row_count(run) is not None else ""),
         ("Tokens", count(found["n_tokens"]) if "n_tokens" in found else ""),
@@ -77,7 +78,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def trust(run: Run) -> list[dict[str, str]]:
     """How far the answers can be trusted, as {"head", "text", "level"}; level is "good", "note" or "bad"."""
-    probes = [*probing.trust(run), *sparse.trust(run)]
+    probes = [*probing.trust(run), *sparse.trust(run), *interventions.trust(run)]
     if _only_probes(run):
         return probes
     return [checks.badge(run), _damping(run), _factors(run), _tracked(run), _baselines(run), _seeds(run), *probes]
