@@ -45,8 +45,9 @@ class Plan(NamedTuple):
 class Part:
     """What some chains have left behind.
 
-    Mean losses of every step's batch (c steps) and its items (c steps b; None where they are always all), squared
-    distances and losses of tracked items at every draw (c t …), the checks (c k), and where the chains end (c p).
+    Mean losses of every step's batch (c steps) and its items (c steps b; None where they are always all),
+    squared distances and losses of tracked items at every draw (c t …), the checks (c k), and where the chains
+    end (c p).
     """
 
     means: Tensor

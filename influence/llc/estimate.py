@@ -143,8 +143,9 @@ def _withheld(trace: Trace) -> str:
     said = [f"chain {c}: {why}" for c, why in enumerate(trace.why) if why]
     more = f"; and {len(said) - 4} more" if len(said) > 4 else ""
     return (
-        f"{len(said)} of {trace.plan.chains} chains diverged, so no estimate is given ({'; '.join(said[:4])}{more}). "
-        f"Give a step_size below {trace.plan.step_size:.3g}, or none to have it searched"
+        f"{len(said)} of {trace.plan.chains} chains diverged, so no estimate is given "
+        f"({'; '.join(said[:4])}{more}). Give a step_size below {trace.plan.step_size:.3g}, or none to have "
+        "it searched"
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from influence.llc.chains import Plan
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from influence.types import Rows
 
 
+Gamma: TypeAlias = float | Mapping[str, float | Tensor] | Tensor
+
+
 def theory(n: float) -> float:
     """nβ = n / log n, at which the free energy expansion gives the learning coefficient (Watanabe 2013)."""
     return n / math.log(n)
@@ -38,7 +42,7 @@ def plan_of(
     sampler: str | Sampler = "sgld",
     step_size: float,
     n_beta: float | None = None,
-    gamma: float | Mapping[str, float] | Tensor = 100.0,
+    gamma: Gamma = 100.0,
     batch_size: int = 32,
     chains: int = 4,
     draws: int = 200,
@@ -60,14 +64,16 @@ def plan_of(
     return Plan(*first, batch_size, chains, draws, thin, burn_in, check_every, seed)
 
 
-def gamma_at(coordinates: Space, gamma: float | Mapping[str, float] | Tensor) -> float | Tensor:
-    """γ as one number, or one per coordinate (p) from one per parameter's name; ValueError below 0."""
+def gamma_at(coordinates: Space, gamma: Gamma) -> float | Tensor:
+    """γ as one number, or one per coordinate (p) from what each parameter's name has; ValueError below 0."""
     if isinstance(gamma, Mapping):
         missing = [name for name in coordinates.shapes if name not in gamma]
         if missing:
             raise ValueError(f"gamma lacks the parameters {missing[:5]}; give one number, or one for each that moves")
-        one = coordinates.center
-        gamma = coordinates.flat({n: one.new_full(s, gamma[n]) for n, s in coordinates.shapes.items()})
+        like, asked = coordinates.center, gamma
+        gamma = coordinates.flat(
+            {n: torch.as_tensor(asked[n]).to(like).expand(s) for n, s in coordinates.shapes.items()}
+        )
     least = float(gamma.min()) if isinstance(gamma, Tensor) else float(gamma)
     if not 0 <= least < math.inf:
         raise ValueError(f"gamma is {least}; it must be a number of at least 0")
@@ -82,7 +88,7 @@ def llc(
     sampler: str | Sampler = "sgld",
     step_size: float | None = None,
     n_beta: float | None = None,
-    gamma: float | Mapping[str, float] | Tensor = 100.0,
+    gamma: Gamma = 100.0,
     batch_size: int = 32,
     chains: int = 4,
     draws: int = 200,
@@ -112,7 +118,7 @@ def llc(
         sampler: "sgld", "rmsprop", "sgnht", or one built with other settings.
         step_size: ε; None searches one (`influence.llc.step_size`).
         n_beta: inverse temperature times n; default n / log n.
-        gamma: localisation γ; one number, one per parameter's name, or one per coordinate.
+        gamma: localisation γ; one number, or by parameter's name a number or a tensor of its shape.
         draws, thin, burn_in: draws kept per chain, steps for each of them, and steps before the first.
         likelihood, loss: what the outputs mean, or the loss itself, (outputs (b t v), batch) -> (b).
         unit: "sequence" or "token", see `of_model`.
