@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,22 +52,25 @@ def next_word_concepts(
         queries, controls: of each concept.
         seed: of all that is drawn.
 
-    Items are grouped by `source` where rows have at least 50 different ones, else by row. Pairs that have too few
-    places, or stand in more than half of the rows, are passed over; what is left out is logged. Raises BadData for rows
+    Items are grouped by `source` where rows have at least 50 different ones, else by row. At most half of
+    the rows bear a concept: where both words follow so many words that more rows would, only some of these are taken.
+    Pairs that have too few places are passed over; what is left out is logged. Raises BadData for rows
     without text, and where no pair is left.
     """
     told = texts(rows, lm)
     special = tuple(getattr(getattr(lm, "tokenizer", lm), "all_special_tokens", ()) or ())
     frequency = frequencies(told)
     common = [word for word, _ in frequency.most_common(COMMON)]
-    spots = list(_spots(told, set(common), special))
+    spots: dict[str, list[Spot]] = defaultdict(list)
+    for spot in _spots(told, set(common), special):
+        spots[spot.word].append(spot)
     counts = Counts(queries, controls, seed)
     group = _groups(rows)
     found: list[Concept] = []
     used: Counter[str] = Counter()
     for pair in _ranked(spots):
         if len(found) < most and max(used[word] for word in pair) < USES:
-            one = _concept(rows, pair, [spot for spot in spots if spot.word in pair], group, frequency, counts)
+            one = _concept(rows, pair, spots[pair[0]] + spots[pair[1]], group, frequency, counts)
             why = one if isinstance(one, str) else skip_reason(one)
             if why is None and isinstance(one, Concept):
                 found.append(one)
@@ -95,11 +98,9 @@ def _spots(told: Sequence[str], common: set[str], special: tuple[str, ...]) -> I
                     yield Spot(row, prompt, text[slice(*spans[k - 1])], word)
 
 
-def _ranked(spots: Sequence[Spot]) -> list[tuple[str, str]]:
+def _ranked(spots: Mapping[str, Sequence[Spot]]) -> list[tuple[str, str]]:
     """Pairs by how many places they have after the same words, those with too few left out."""
-    before: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in spots:
-        before[one.word][one.before] += 1
+    before = {word: Counter(one.before for one in some) for word, some in spots.items()}
     shared = {pair: (before[pair[0]] & before[pair[1]]).total() for pair in combinations(sorted(before), 2)}
     return sorted((pair for pair in shared if shared[pair] >= LEAST), key=lambda pair: (-shared[pair], pair))
 
@@ -116,14 +117,13 @@ def _concept(
     about = f"Does “{pair[0]}” or “{pair[1]}” come next, after words that both follow equally often."
     told = Told(f"next word: {pair[0]}/{pair[1]}", "lexical", "knowable", about)
     rng = generator(counts.seed, told.name)
-    kept = _even(spots, group, rng)
+    after = _after(spots, SHARE * len(rows), rng)
+    such = [one for one in spots if one.before in after]
+    kept = _even(such, group, rng)
     if len(kept) < 2 * LEAST:
         return f"{len(kept) // 2} places of each that are alike; it takes {LEAST}"
     bearing = np.zeros(len(rows), bool)
-    after = {one.before for one in kept}
-    bearing[[one.row for one in spots if one.before in after]] = True
-    if bearing.mean() > SHARE:
-        return f"it stands in {bearing.mean():.0%} of the rows, so that too few others are left to compare with"
+    bearing[[one.row for one in such]] = True
     words = alike(pair, frequency)
     other = dict(zip(pair, reversed(pair), strict=True))
     items = [
@@ -132,6 +132,23 @@ def _concept(
         for one in kept
     ]  # fmt: skip
     return concept(told, items, bearing, strata(rows, bearing), counts)
+
+
+def _after(spots: Sequence[Spot], most: float, rng: np.random.Generator) -> set[str]:
+    """Words that both words of a pair follow, at random while they do so in at most `most` rows."""
+    rows: dict[str, set[int]] = defaultdict(set)
+    follow: dict[str, set[str]] = defaultdict(set)
+    for one in spots:
+        rows[one.before].add(one.row)
+        follow[one.before].add(one.word)
+    both = sorted(word for word, some in follow.items() if len(some) == 2)
+    chosen: set[str] = set()
+    held: set[int] = set()
+    for place in rng.permutation(len(both)):
+        if len(held | rows[both[place]]) <= most:
+            chosen.add(both[place])
+            held |= rows[both[place]]
+    return chosen
 
 
 def _even(spots: Sequence[Spot], group: Sequence[str], rng: np.random.Generator) -> list[Spot]:
