@@ -51,6 +51,83 @@ def test_the_user_writes_ten_lines() -> None:
     assert any('"EleutherAI/' in line for line in lines), "the default is a model of the hub"
 
 
+def said(book: dict[str, Any]) -> str:
+    """All that a notebook prints and shows as text."""
+    outputs = [one for cell in cells(book) for one in cell["outputs"]]
+    return "\n".join("".join(one["text"] if "text" in one else one["data"]["text/plain"]) for one in outputs)
+
+
+def figures(book: dict[str, Any]) -> list[str]:
+    """The words of every figure, each of which is drawn."""
+    drawn = [one for one in shown(book) if "image/svg+xml" in one]
+    assert all(one["image/svg+xml"].startswith("<svg") for one in drawn)
+    return [one["text/plain"] for one in drawn]
+
+
+def columns(table: str, key: str, value: str) -> dict[str, float]:
+    """Two columns of a frame's HTML, one by the other."""
+    head, *lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"(?s)<tr.*?</tr>", table)]
+    return {line[head.index(key)]: float(line[head.index(value)]) for line in lines}
+
+
+def test_from_a_model_folder_and_a_text_file_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = job_case.make(tmp_path)
+    texts = [json.loads(line)["text"] for line in Path(case["data"]).read_text("utf-8").splitlines()]
+    (tmp_path / "corpus.txt").write_text("\n\n".join(texts), "utf-8")
+    monkeypatch.setenv("INFLUENCE_MODEL", case["model"])
+    monkeypatch.setenv("INFLUENCE_TEXT", "corpus.txt")
+    monkeypatch.setenv("INFLUENCE_OUT", "run")
+    book = notebook_runner.run(FOLDER / "first_steps.ipynb", tmp_path)
+    told = said(book)
+    assert f"'row': {len(texts)}, 'layer': 2" in told and "against" in told and "fits" in told
+    layers, tail = figures(book)
+    assert layers.startswith(f"Influence of {len(texts)} rows on query 0") and tail.startswith("Tail of")
+    assert "report.html" in told and (tmp_path / "run" / "report.html").is_file()
+
+
+def test_solvers_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = job_case.make(tmp_path)
+    monkeypatch.setenv("INFLUENCE_MODEL", case["model"])
+    monkeypatch.setenv("INFLUENCE_TEXT", case["data"])
+    monkeypatch.setenv("INFLUENCE_ROWS", "80")
+    monkeypatch.setenv("INFLUENCE_QUICK", "1")
+    book = notebook_runner.run(FOLDER / "ekfac_against_lissa.ipynb", tmp_path)
+    table = next(one["text/html"] for one in shown(book) if "worst question" in one.get("text/html", ""))
+    agreement, passes = columns(table, "solver", "agreement"), columns(table, "solver", "passes")
+    assert agreement["EK-FAC + CG 4"] > max(agreement["CG 4"], agreement["EK-FAC"]) and len(agreement) == 6
+    assert passes["EK-FAC"] == 0 and passes["CG 4"] == 5
+    assert ["dashed" in figures(book)[0], "Residual" in figures(book)[1]] == [True, True]
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The notebook of the study, and the folder with its ladder."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFLUENCE_LADDER", "ladder")
+        patch.setenv("INFLUENCE_OUT", "out")
+        patch.setenv("INFLUENCE_QUICK", "1")
+        return notebook_runner.run(FOLDER / "the_study.ipynb", folder), folder
+
+
+def test_the_study_is_read_step_by_step(studied: tuple[dict[str, Any], Path]) -> None:
+    book, folder = studied
+    told = said(book)
+    found = influence.open_study(folder / "out")
+    assert all(str(one) in told for one in found.verdicts), "each verdict stands in the notebook as it is"
+    assert all(name in told for name in ("truth", "answer: city", "tiny", "small")) and figures(book)
+
+
+def test_where_a_fact_lives(studied: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LADDER", "ladder"), ("MODEL", "small-s0"), ("CONCEPT", "answer: city")):
+        monkeypatch.setenv(f"INFLUENCE_{name}", value)
+    book = notebook_runner.run(FOLDER / "where_a_fact_lives.ipynb", studied[1])
+    told = said(book)
+    assert re.search(r"recall 0\.\d\d", told) and "centroid of influence" in told and "answer: city" in told
+    probe, together = figures(book)
+    assert "AUC of the probe by depth" in probe and together.startswith("Probe, influence mass and recall")
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_is_stored_with_its_outputs(path: Path) -> None:
     book = json.loads(path.read_text("utf-8"))

@@ -20,7 +20,7 @@ from influence.study.result import BadStudy, open_study
 
 SIZES = {"tiny": Size(2, 16, lr=6e-3), "small": Size(3, 24, lr=6e-3)}
 QUICK: dict[str, Any] = {
-    "concepts": ["truth", "answer: any city", "style*"], "splits": 2, "bootstrap": 20, "queries": 2, "controls": 1,
+    "concepts": ["truth", "answer: city", "style*"], "splits": 2, "bootstrap": 20, "queries": 2, "controls": 1,
     "margin": 2, "fit_rows": 200, "permutations": 99, "progress": False,
 }  # fmt: skip
 
@@ -150,6 +150,6 @@ def test_the_command_runs_a_file_and_writes_a_report(
     again = studied.as_toml(open_study(whole).settings, whole)
     (tmp_path / "again.toml").write_text(again)
     assert command(["study", str(tmp_path / "again.toml"), "--no-progress", "--no-report"]) == 0, "the file it writes"
-    (tmp_path / "wrong.toml").write_text(told + '\nquerys = 3\n')
+    (tmp_path / "wrong.toml").write_text(told + "\nquerys = 3\n")
     assert command(["study", str(tmp_path / "wrong.toml")]) == 2
     assert "'querys'" in capsys.readouterr().err

@@ -62,14 +62,29 @@ class Part:
 def run(
     target: Target, space: Space, plan: Plan, track: Mapping[str, Target], vectorised: bool | None, bar: Any
 ) -> list[Part]:
-    """All chains of a plan: at once under vmap, or one after the other (default by the number of parameters)."""
+    """All chains of a plan: at once under vmap, or one after the other.
+
+    The default goes by the number of parameters, and one after the other where vmap cannot follow the model.
+    """
     device = space.center.device.type
-    if vectorised is None:
-        vectorised = len(space.center) <= VECTORISED.get(device, VECTORISED["cuda"])
     numbers = list(range(plan.chains))
-    groups = [numbers] if vectorised else [[number] for number in numbers]
     with target.borrowed():
+        if vectorised is None:
+            few = len(space.center) <= VECTORISED.get(device, VECTORISED["cuda"])
+            vectorised = few and _can_be_vectorised(target, space)
+        groups = [numbers] if vectorised else [[number] for number in numbers]
         return [_run(target, space, plan, group, track, vectorised, bar) for group in groups]
+
+
+def _can_be_vectorised(target: Target, space: Space) -> bool:
+    """False for models with experts (their shapes depend on the data) or derivatives written by hand."""
+    values = space.center.repeat(2, 1)
+    places = torch.arange(min(2, target.n)).repeat(2, 1)
+    try:
+        gradient.together(target, space, values)(target.items(places))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _run(

@@ -93,7 +93,24 @@ def _outputs(target: Target, lm: LM, part: Parts, head: int) -> dict[str, Tensor
     part_of = pushed[..., _slice(z.shape[-1], part, head)]
     part_of.copy_(torch.randn(part_of.shape, generator=some).to(part_of))
     grads = torch.autograd.grad(z, [seen[path] for path in maps], pushed, allow_unused=True)
-    return {path: grad.flatten(0, -2).ne(0).any(0) for path, grad in zip(maps, grads, strict=True) if grad is not None}
+    width = part_of.shape[-1]
+    return {
+        path: _own(grad.flatten(0, -2).ne(0).any(0), part, head, width)
+        for path, grad in zip(maps, grads, strict=True)
+        if grad is not None
+    }
+
+
+def _own(depends: Tensor, part: Parts, head: int, width: int) -> Tensor:
+    """The outputs of a map that are the head's; a norm over all heads makes each depend on all, but moves none."""
+    assert part.heads is not None
+    maps, rest = divmod(len(depends), width)
+    if not depends.all() or rest or not 1 < maps <= part.heads or part.heads % maps:
+        return depends
+    group = head // (part.heads // maps)
+    found = torch.zeros_like(depends)
+    found[group * width : (group + 1) * width] = True
+    return found
 
 
 def _module(net: nn.Module, path: str) -> Any:

@@ -1,9 +1,8 @@
 """Search a step size: the largest whose bias is small against the estimate itself.
 
-Criterion: on short chains none diverges and the step-size bias (exact for a quadratic loss with full batches,
-too large with the noise of batches) is at most `share` of the estimate. The grid is geometric, a factor 2; from
-the largest ε that passes no larger one was tried that passed. Short chains have not reached flat directions, so
-the estimate on them is low and the criterion errs to small steps.
+Criterion: on short chains none diverges, and the step-size bias (exact for a quadratic loss with full batches, too
+large with the noise of batches) is at most `share` of the estimate: the chains' own or, as short chains with small
+steps have not come far, what longer steps gave less all their bias. The grid is geometric, a factor 2.
 """
 
 from __future__ import annotations
@@ -45,20 +44,18 @@ def search(
         check_every=CHECK,
     )  # fmt: skip
     epsilon = guess(space, plan) if start is None else start
-    passed: float | None = None
+    passed, sure = None, 0.0
     failed: dict[float, str] = {}
     for _ in range(TRIES):
         trace = sample(target, space, short._replace(step_size=epsilon), vectorised=vectorised, progress=False)
-        said = verdict(trace, share)
-        if said:
+        sure = max(sure, _sure(trace))
+        if said := verdict(trace, share, sure):
             failed[epsilon] = said
         else:
             passed = epsilon
         if passed is not None and passed * 2 in failed:
             return passed
-        epsilon = epsilon * 2 if passed is not None else epsilon / 2
-        if passed is not None and epsilon in failed:
-            return passed
+        epsilon = epsilon / 2 if passed is None else epsilon * 2
     if passed is not None:
         return passed
     least = min(failed)
@@ -75,12 +72,19 @@ def guess(space: Space, plan: Plan) -> float:
     return 1 / (25 * max(gamma, 1.0))
 
 
-def verdict(trace: Trace, share: float) -> str:
-    """Why a step size fails on short chains, or ""."""
+def verdict(trace: Trace, share: float, sure: float = 0.0) -> str:
+    """Why a step size fails on short chains, or ""; `sure` is an estimate less its bias, from longer steps."""
     if not trace.kept.all():
         return next(said for said in trace.why if said)
-    value = float(trace.plan.n_beta * trace.excess.mean())
+    value = max(abs(float(trace.plan.n_beta * trace.excess.mean())), sure)
     bias = float(trace.bias.mean())
-    if bias > share * abs(value) + 1e-12:
+    if bias > share * value:
         return f"the step size adds up to {bias:.3g} to an estimate of {value:.3g}, more than {share:.0%}"
     return ""
+
+
+def _sure(trace: Trace) -> float:
+    """The estimate less all that the step size may have added; 0 where a chain diverged."""
+    if not trace.kept.all():
+        return 0.0
+    return float(trace.plan.n_beta * trace.excess.mean() - trace.bias.mean())
