@@ -1,7 +1,8 @@
-"""Figures of scores in memory: through which layers a query's influence passes, and how heavy its tail is."""
+"""Figures for notebooks: through which layers a query's influence passes, how heavy its tail is, and ready drawings."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from influence.report.drawn import Figure
@@ -10,6 +11,17 @@ from influence.report.words import number
 
 if TYPE_CHECKING:
     from influence.types import Scores
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is an SVG document already, with its words; a notebook shows it."""
+
+    svg: str = field(repr=False)
+    words: str
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"image/svg+xml": self.svg, "text/plain": self.words}
 
 
 def layer_figure(scores: Scores, query: Any = None) -> Figure:
