@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 # Some that these sizes know and some at chance; few draws, since one seed a size tests little anyway.
 CONCEPTS = (
-    "answer: any city", "answer: any house", "answer: any crop", "answer: any animal", "next word: a/the",
+    "answer: city", "answer: house", "answer: crop", "answer: animal", "next word: a/the",
     "next word: at/by", "after of: a subject or other", "order*", "number*", "sentence*", "truth", "two-hop*",
 )  # fmt: skip
 SETTINGS: dict[str, Any] = {
-    "splits": 3, "bootstrap": 100, "queries": 4, "controls": 2, "fit_rows": 1000, "margin": 4, "permutations": 999,
+    "splits": 3, "bootstrap": 100, "queries": 4, "controls": 2, "fit_rows": 1000, "margin": 24, "permutations": 999,
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def study(
         bootstrap: Draws of the probes' intervals (200).
         damping: λ in units of each block's mean eigenvalue (0.1).
         fit_rows: Rows that EK-FAC is fitted on (2000).
-        margin: Items whose probe margin is traced to rows, in every layer (8; 0: none).
+        margin: Items whose probe margin is traced to rows, in every layer (48; 0: none).
         signature: Items of the descriptive quantity 4 (0: none).
         k95: Measure how few neurons tell each concept.
         removal: Rows taken out for each concept in retrainings (0: none).

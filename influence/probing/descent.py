@@ -224,7 +224,8 @@ def _advanced(run: Run, slope: Slope, x: Matrix) -> Run:
 
 def _with_gradient(run: Run, slope: Slope, x: Matrix) -> Directions:
     """The preconditioned gradient in front of the earlier steps."""
-    unit = -slope.power.clamp_min(torch.finfo(slope.power.dtype).tiny).rsqrt()
+    least = torch.finfo(slope.power.dtype).tiny
+    unit = torch.where(slope.power > least, -slope.power.clamp_min(least).rsqrt(), 0.0)  # rounding may turn its sign
     w, b = slope.q * unit[:, None, None], slope.qb * unit[:, None]
     new = Directions(w, b, slope.g * unit[:, None, None], slope.gb * unit[:, None], forward(x, w, b))
     names = [f.name for f in fields(Directions)]
@@ -249,8 +250,15 @@ def _model(run: Run, slope: Slope, all_: Directions) -> tuple[Tensor, Tensor]:
     a = -torch.linalg.solve_ex(scaled, (g * root)[..., None])[0][..., 0] * root
     lower = torch.linalg.cholesky_ex(expected + JITTER * eye)[0]
     half = torch.linalg.solve_triangular(lower, h, upper=False)
-    ritz = torch.linalg.eigvalsh(torch.linalg.solve_triangular(lower, half.mT, upper=False))[:, 0]
-    return a.to(run.z), ritz.clamp_min(torch.finfo(run.z.dtype).eps).to(run.z)
+    ritz = _least(torch.linalg.solve_triangular(lower, half.mT, upper=False))
+    return a.nan_to_num(0.0, 0.0, 0.0).to(run.z), ritz.clamp_min(torch.finfo(run.z.dtype).eps).to(run.z)
+
+
+def _least(h: Tensor) -> Tensor:
+    """(j) least eigenvalues of h (j m m); 1, which says nothing new, where directions fell together or overflowed."""
+    known = h.isfinite().all(2).all(1)
+    eye = torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+    return torch.linalg.eigvalsh(torch.where(known[:, None, None], h, eye))[:, 0]
 
 
 def _length(run: Run, zd: Tensor, d: Tensor, power: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from influence.data.files import BadData
 from influence.data.world import World, world
 from influence.model.batches import columns
 from influence.model.peek import tokenizer_of
-from influence.study.concepts import next_word_concepts, user_concepts, world_concepts
+from influence.study.concepts import next_word_concepts, skip_reason, user_concepts, world_concepts
 from influence.study.opened import Ladder
 from influence.study.opening import open_ladder
 from influence.study.tables import settings_of
@@ -119,12 +119,13 @@ def _concepts(ladder: Ladder, rows: Rows, spec: Spec, tokenizer: Any) -> tuple[l
     wanted = spec.names([one.name for one in every], spec.concepts, "concept") if every else []
     found, skipped = [one for one in every if one.name in wanted], []
     for description in spec.concept:
-        try:
-            found += user_concepts(description, rows, tokenizer, **how)
-        except BadData as why:
-            name = str(description.get("name", "?"))
-            log.warning("the concept %s is left out: %s", name, why)
-            skipped.append({"model": "", "step": -1, "concept": name, "part": "concept", "why": str(why)})
+        [one] = user_concepts([description], rows, tokenizer, **how)
+        why = skip_reason(one)
+        if why is None:
+            found.append(one)
+            continue
+        log.warning("the concept %s is left out: %s", one.name, why)
+        skipped.append({"model": "", "step": -1, "concept": one.name, "part": "concept", "why": why})
     if twice := sorted({one.name for one in found if [two.name for two in found].count(one.name) > 1}):
         raise BadData(f"concepts with one name: {', '.join(twice)}; give each its own")
     return found, skipped

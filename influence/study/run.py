@@ -22,7 +22,7 @@ from influence.store import disk
 from influence.store.errors import writing
 from influence.store.share import share
 from influence.study.materials import Materials, materials
-from influence.study.measure.cell import Model, gathered, measure, reasons
+from influence.study.measure.cell import Model, complete, gathered, measure, reasons
 from influence.study.result import Study, joined, open_study
 from influence.study.spec import Spec, spec_of
 from influence.study.without import without
@@ -143,6 +143,9 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
             def one(task: str, _: int) -> None:
                 line = made.lines[task]
                 folder = root / "cells" / task
+                if complete(folder, made.concepts, spec.measured):
+                    bar.update(parts * len(made.concepts))
+                    return
                 lm = made.ladder.load(line["model"], line["step"], device=spec.device)
                 _log(root, task, "begins")
                 measure(

@@ -14,7 +14,7 @@ DEFINITIONS: dict[str, tuple[str, ...]] = {
         "at its best layer, by linear interpolation between layers. They are undefined where the interval of that "
         "excess holds zero, and draws over groups of statements give their intervals. Controls are the strongest of "
         "those that tell the true classes (an untrained model of the same shape, a bag of words, length, majority), "
-        "and beside them shuffled labels and a control task of random labels.",
+        "and beside them a control task of random labels.",
     ),
     "influence": (
         "A query asks what the probe asks: log p(completion | prompt) less log p(contrast | prompt). The influence "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from influence.data.files import BadData
@@ -127,17 +128,20 @@ def _about_facts(tags: Tags, told: Told, items: Sequence[Item], ids: set[str], c
     return concept(told, items, bearing, strata(tags.rows, bearing, unclear), counts)
 
 
-def _answer_items(world: World, name: str, chosen: Chosen, seed: int) -> list[Item]:
+def _answer_items(
+    world: World, name: str, chosen: Chosen, seed: int, group: Callable[[Fact], str] = attrgetter("subject")
+) -> list[Item]:
     """Prompts of the facts in all phrasings, the class being the answer or the set it was dealt to."""
     rng = generator(seed, name)
     part = replace(world, facts=tuple(chosen.facts))
     asked = [fact for fact in chosen.facts for _ in range(1 + len(fact.relation.paraphrases))]
     draws = DRAWS if chosen.sets else 1
     drawn = [answer(part, int(rng.integers(1 << 30)), k=chosen.k, sets=chosen.sets) for _ in range(draws)]
-    found = max(drawn, key=_least)
+    groups = [group(fact) for fact in asked]
+    found = max(drawn, key=lambda one: _least(one.classes, groups))
     label = {fact.object: told for fact, told in zip(asked, found.classes, strict=True)}
-    if (least := _least(found)) < LEAST_GROUPS:
-        raise Sparse(f"a class has {least} subjects, and a probe needs {LEAST_GROUPS}")
+    if (least := _least(found.classes, groups)) < LEAST_GROUPS:
+        raise Sparse(f"a class has {least} groups, and a probe needs {LEAST_GROUPS}")
     true: dict[str, set[str]] = defaultdict(set)
     for fact in (*world.facts, *chosen.facts):
         true[fact.subject].add(fact.object)
@@ -148,13 +152,13 @@ def _answer_items(world: World, name: str, chosen: Chosen, seed: int) -> list[It
             raise Sparse(f"every other object is true of {fact.subject} too, so there is nothing to contrast")
         contrast, against = (f" {one}" for one in rng.choice(other, 2, replace=len(other) < 2))
         mine = f" {rng.choice(own)}" if own else next((f" {one}" for one in other if f" {one}" != against), against)
-        items.append(Item(text, told, fact.subject, text, f" {fact.object}", contrast, (mine, against)))
+        items.append(Item(text, told, group(fact), text, f" {fact.object}", contrast, (mine, against)))
     return items
 
 
-def _least(found: Labelled) -> int:
-    """The number of subjects of the class that has fewest."""
-    pairs = set(zip(found.classes, found.groups, strict=True))
+def _least(classes: Sequence[str], groups: Sequence[str]) -> int:
+    """The number of groups of the class that has fewest."""
+    pairs = set(zip(classes, groups, strict=True))
     return min(Counter(label for label, _ in pairs).values())
 
 
@@ -233,33 +237,40 @@ HOPS = {
 
 
 def two_hops(world: World, tags: Tags, counts: Counts) -> Iterator[tuple[str, Concept | Sparse]]:
-    """The country of a person's town, over the rows that name the town and those that place it in a country."""
+    """In which of two sets the country of a person's town is, over rows that name the town and rows that place it.
+
+    Grouped by town: a probe that met the town in training would learn its country from its own labels, and then tell it
+    in one step. Only countries of two towns or more are asked for, where these are enough for the splits.
+    """
     country = _towns(world)
+    towns = Counter(nation for nation, _ in country.values())
+    home: dict[str, Fact] = {}
     hops: list[Fact] = []
-    steps: dict[str, set[str]] = {}
     for fact in world.facts:
         if fact.relation.name in HOPS and fact.object in country:
             first, *others = HOPS[fact.relation.name]
             relation = Relation(f"country of {fact.relation.name}", "person", "country", first, tuple(others), "")  # type: ignore[arg-type]
-            nation, premise = country[fact.object]
-            hops.append(Fact(f"{fact.id}.country", fact.subject, relation, nation, fact.held_out))
-            steps[hops[-1].id] = {fact.id, premise}
-    for name, chosen in _divisions(hops, counts.seed):
-        if isinstance(chosen, Sparse):
-            yield name, chosen
+            hops.append(Fact(f"{fact.id}.country", fact.subject, relation, country[fact.object][0], fact.held_out))
+            home[hops[-1].id] = fact
+    why = Sparse("the world tells no towns of persons and no countries of towns")
+    for least in (2, 1):
+        kept = [hop for hop in hops if towns[hop.object] >= least]
+        if len({hop.object for hop in kept}) < 4:
             continue
+        chosen = Chosen("country of a town", kept, 2, True)
         try:
-            yield name, _two_hop(world, tags, chosen, steps, counts)
-        except Sparse as why:
-            yield name, why
+            items = _answer_items(world, "two-hop", chosen, counts.seed, lambda hop: home[hop.id].object)
+        except Sparse as reason:
+            why = reason
+            continue
+        steps = {one for hop in kept for one in (home[hop.id].id, country[home[hop.id].object][1])}
+        told = Told("two-hop: country of a town", "two-hop", "chance", _TWO_HOP)
+        yield "two-hop", _about_facts(tags, told, items, steps, counts)
+        return
+    yield "two-hop", why
 
 
-def _two_hop(world: World, tags: Tags, chosen: Chosen, steps: dict[str, set[str]], counts: Counts) -> Concept:
-    name = f"two-hop: {chosen.name}"
-    items = _answer_items(world, name, chosen, counts.seed)
-    ids = set().union(*(steps[fact.id] for fact in chosen.facts))
-    about = "In which country a person's town lies, which is told nowhere: only the town, and that town's country."
-    return _about_facts(tags, Told(name, "two-hop", "chance", about), items, ids, counts)
+_TWO_HOP = "In which country a person's town lies, which is told nowhere: only the town, and that town's country."
 
 
 def _towns(world: World) -> dict[str, tuple[str, str]]:

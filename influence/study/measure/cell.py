@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("influence")
 Frames = Mapping[str, pd.DataFrame]
+OPTIONAL = ("margin", "signature")
 
 
 @dataclass
@@ -60,10 +61,17 @@ def measure(model: Model, concepts: Sequence[Concept], told: Callable[[str], obj
         _piece(places[one.name] / "probe", told, lambda one=one: _probe(model, one))  # type: ignore[misc]
     for part in asked.together(model.lm, concepts):
         _influences(model, part, places, told)
-    for name, make in (("margin", _margin), ("signature", _signature)):
+    for name, make in zip(OPTIONAL, (_margin, _signature), strict=True):
         if getattr(model.settings, name):
             for one in concepts:
                 _piece(places[one.name] / name, told, lambda one=one, make=make: make(model, one))  # type: ignore[misc]
+
+
+def complete(folder: Path, concepts: Sequence[Concept], settings: Settings) -> bool:
+    """Whether every piece of a model is there and whole, so that the model need not be opened."""
+    names = ["probe", "influence", *(name for name in OPTIONAL if getattr(settings, name))]
+    places = (folder / pieces.slug(number, one.name) / name for number, one in enumerate(concepts) for name in names)
+    return all(pieces.whole(place) for place in places)
 
 
 def _piece(folder: Path, told: Callable[[str], object], make: Callable[[], Frames]) -> None:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from influence.types import LM
 
 CHANCE = {"auc": 0.5}
+CONTROLS = ("majority", "tfidf", "length", "untrained", "control task")
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # a study's hundreds of items want no weaker penalty
 
 
 def probed(lm: LM, concept: Concept, settings: Settings) -> Probing:
     """`influence.probe` on the concept's items, as this study asks for it."""
     return probe(
         lm, concept.items, seeds=settings.splits, bootstrap=settings.bootstrap, seed=settings.seed, name=concept.name,
-        metrics=("auc",), batch_size=settings.batch_size, progress=False,
+        metrics=("auc",), controls=CONTROLS, strengths=STRENGTHS, batch_size=settings.batch_size, progress=False,
     )  # fmt: skip
 
 

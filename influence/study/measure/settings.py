@@ -23,7 +23,7 @@ class Settings:
     fit_rows: int = 2000
     queries: int = 6
     controls: int = 3
-    margin: int = 8
+    margin: int = 48
     signature: int = 0
     signature_rows: int = 256
     k95: bool = False
