@@ -192,11 +192,12 @@ def test_two_hops_bear_the_town_and_its_country() -> None:
     texts = np.array(rows["text"])[concept.bearing]
     lies = dict(re.fullmatch(r"The town of (\w+) lies in (\w+)\.", one).groups() for one in rows["text"]
                 if re.fullmatch(r"The town of (\w+) lies in (\w+)\.", one))  # fmt: skip
-    home = {(one.subject, one.relation.name): one.object for one in drawn("hour").facts}
-    for item in concept.items:
-        names = ("birthplace", "residence")
-        towns = [town for name in names if lies[town := home[item["group"], name]] == item["completion"].strip()]
-        assert towns and any(town in text for town in towns for text in texts)
+    home = {
+        (one.subject, one.object) for one in drawn("hour").facts if one.relation.name in ("birthplace", "residence")
+    }
+    for prompt, town, end in zip(*(concept.items[name] for name in ("prompt", "group", "completion")), strict=True):
+        assert lies[town] == end.strip() and any(town in text for text in texts)
+        assert any(subject in prompt for subject, where in home if where == town)
     assert {"premise", "forward", "reversed"} <= set(np.array(rows["form"])[concept.bearing])
 
 

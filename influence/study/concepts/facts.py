@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from influence.data.files import BadData
-from influence.data.world.concepts import Labelled, answer, truth
+from influence.data.world.concepts import answer, truth
 from influence.data.world.facts import Fact
 from influence.data.world.rows import question
 from influence.data.world.vocabulary import PREMISES, Relation
