@@ -32,6 +32,7 @@ from influence.types import LM
 EDITS = ("noise", "freeze", "shuffle", "skip", "swap")
 PROBED = {"answer": "world-answer", "truth": "world-truth"}
 SHOWN = {"recall": "exact match", "two-hop": "log p", "perplexity": "perplexity"}
+KEPT = ("task", "edit", "metric", "depth", "value", "value_low", "value_high", "unedited")
 COLOURS = ("#bcd3e8", "#8fb3d4", "#5f90bd", "#3a6ea5", "#244f85", "#12305c")
 
 
@@ -124,7 +125,10 @@ def figure(found: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
 
     frames = []
     for (size, seed), one in found.items():
-        curves = Interventions.from_dict(one["edits"]).curves
+        result = Interventions.from_dict(one["edits"])
+        ends = result.depths.assign(depth=1.0, value=result.depths["unedited"])  # where nothing is edited
+        ends["value_low"], ends["value_high"] = ends["unedited_low"], ends["unedited_high"]
+        curves = pd.concat([result.curves, ends[[*KEPT]]], ignore_index=True)
         frames.append(curves[curves["metric"] == curves["task"].map(SHOWN)].assign(size=size, seed=seed))
     keys = ["task", "edit", "size", "depth"]
     frame = pd.concat(frames, ignore_index=True).groupby(keys, sort=False).agg(
@@ -141,8 +145,10 @@ def figure(found: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
                 x=alt.X("depth:Q", title="depth below the edit", scale=alt.Scale(domain=[0, 1])),
                 color=alt.Color("size:N", scale=scale, legend=alt.Legend(title=None, symbolOpacity=1)),
             )
-            y = alt.Y("value:Q", title=f"{task}: {name}", scale=alt.Scale(zero=False))
-            band = base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q", title=f"{task}: {name}"), y2="high:Q")
+            span = alt.Scale(type="log", nice=False) if name == "perplexity" else alt.Scale(zero=False)
+            y = alt.Y("value:Q", title=f"{task}: {name}", scale=span)
+            low = alt.Y("low:Q", title=f"{task}: {name}", scale=span)
+            band = base.mark_area(opacity=0.12).encode(y=low, y2="high:Q")
             line = base.mark_line(point={"size": 16}).encode(y=y)
             level = base.mark_rule(strokeDash=[2, 2], opacity=0.5).encode(
                 y="unedited:Q", x=alt.value(0), x2=alt.value(170)

@@ -113,13 +113,13 @@ def edit_curves(curves: pandas.DataFrame, depths: pandas.DataFrame, metric: str)
 
 
 def curve_layers(curves: pandas.DataFrame, depths: pandas.DataFrame, metric: str) -> Any:
-    """The same as a chart that can be put beside others. Triangles at the foot: depths from which nothing is lost."""
+    """The same as a chart that can be put beside others. Triangles: depths from which nothing is lost."""
     alt = altair_module()
     names, colours, dashes = _styles(curves)
-    frame = curves.assign(edit=curves["edit"].map(_name))
+    frame = _to_the_end(curves, depths)
     x = alt.X("depth:Q", title=DEPTH, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5, ticks=False))
     title = shorten(clean(metric).replace("\n", " "), 40)
-    scale = alt.Scale(zero=False)
+    scale = alt.Scale(type="log", nice=False) if metric == "perplexity" else alt.Scale(zero=False)
     legend = alt.Legend(
         title=None, orient="bottom", columns=4, symbolType="stroke", symbolSize=260, symbolOpacity=1, rowPadding=1
     )
@@ -135,6 +135,19 @@ def curve_layers(curves: pandas.DataFrame, depths: pandas.DataFrame, metric: str
     return alt.layer(band, level, line, *_reached(alt, depths, colour))
 
 
+def _to_the_end(curves: pandas.DataFrame, depths: pandas.DataFrame) -> pandas.DataFrame:
+    """The curves with their names shortened, each ended at depth 1, where nothing is edited."""
+    import pandas
+
+    ends = [
+        {"edit": one["edit"], "depth": 1.0, "value": one["unedited"], "value_low": one["unedited_low"],
+         "value_high": one["unedited_high"], "unedited": one["unedited"]}
+        for one in depths.to_dict("records")
+    ]  # fmt: skip
+    frame = pandas.concat([curves, pandas.DataFrame(ends)], ignore_index=True)
+    return frame.assign(edit=frame["edit"].map(_name))
+
+
 def _styles(curves: pandas.DataFrame) -> tuple[list[str], list[str], list[list[int]]]:
     """Edits in their order with colour and dashes; edits of the user's own take turns."""
     names = list(dict.fromkeys(curves["edit"]))
@@ -148,13 +161,14 @@ def _name(edit: Any) -> str:
 
 
 def _reached(alt: Any, depths: pandas.DataFrame, colour: Any) -> list[Any]:
-    """Depths of need at the foot of the figure, one row per edit; nothing where none is defined."""
+    """Depths of need at the edge of the figure, one row per edit; nothing where none is defined."""
     found = depths[depths["depth"].notna()]
     marks = []
     for place, one in enumerate(found.to_dict("records")):
         line = {"edit": _name(one["edit"]), "from": one["depth"], "low": one["depth_low"], "high": one["depth_high"]}
         data = alt.Chart(alt.Data(values=[line]))
-        at = {"y": alt.value(HEIGHT - 5 - 8 * place), "color": colour}
+        beside = 5 + 8 * place  # where the curves are not
+        at = {"y": alt.value(HEIGHT - beside if one["better"] == "higher" else beside), "color": colour}
         marks.append(data.mark_rule(strokeWidth=1.6).encode(x="low:Q", x2="high:Q", **at))
         dot = data.mark_point(filled=True, shape="triangle-up", size=46, opacity=1)
         marks.append(dot.encode(x="from:Q", **at))
@@ -210,7 +224,7 @@ def trust(run: Run) -> list[dict[str, str]]:
 def intervention_figure(results: Interventions | Iterable[Interventions], *, metric: str | None = None) -> Figure:
     """Curves of what `influence.intervene` returned: one panel for each model, task and metric, in rows of three.
 
-    The level line is the unedited model, triangles at the foot the depths from which on an edit costs nothing.
+    The level line is the unedited model, triangles at the edge the depths from which on an edit costs nothing.
 
     Args:
         results: one or several, of any tasks and models.

@@ -40,7 +40,17 @@ COLUMNS = {
     "sparse_contexts": ("feature", "layer", "neuron", "value", "before", "token", "after", "label"),
     "sparse_ablation": ("feature", "neurons", "values", "texts", "nats", "low", "high", "percent", "random"),
     "intervene_curves": ("task", "edit", "metric", "layer", "depth", "value", "value_low", "value_high", "unedited"),
-    "intervene_depths": ("task", "edit", "metric", "unedited", "all_edited", "depth", "depth_low", "depth_high"),
+    "intervene_depths": (
+        "task",
+        "edit",
+        "metric",
+        "unedited",
+        "unedited_low",
+        "unedited_high",
+        "all_edited",
+        "depth",
+        "better",
+    ),
     "intervene_tasks": ("task", "about", "questions", "groups", "mode", "parallel", "share", "level", "notes"),
 }
 REQUIRED = ("queries", "top")  # of a run of scores
