@@ -36,7 +36,7 @@ def small() -> Iterator[None]:
 
 
 def call(out: Path) -> planted.Demo:
-    return planted.demo(out, sizes=("s", "m"), queries=5, tokens=600, progress=False)
+    return planted.demo(out, sizes=("s", "m"), queries=5, tokens=600, study=False, progress=False)
 
 
 @pytest.fixture(scope="module")

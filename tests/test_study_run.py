@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,15 @@ import numpy as np
 import pytest
 
 import influence
-from influence.cli import studied
+from influence.cli import demo_study, studied
 from influence.cli.app import command
 from influence.data.files import BadData
+from influence.data.world import world
+from influence.model.peek import tokenizer_of
 from influence.model.sizes import Size
 from influence.store import OtherSettings
 from influence.study import pieces
+from influence.study.concepts import world_concepts
 from influence.study.result import BadStudy, open_study
 
 SIZES = {"tiny": Size(2, 16, lr=6e-3), "small": Size(3, 24, lr=6e-3)}
@@ -131,6 +136,27 @@ def test_models_that_were_not_trained_here_need_their_corpus(trained: Path, tmp_
     names = {size: str(trained / "models" / f"{size}-s0" / "final") for size in SIZES}
     with pytest.raises(BadData, match="give the corpus"):
         influence.study(names, tmp_path / "s", processes=1, **QUICK)
+
+
+def test_the_study_of_the_demo_s_models(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in SIZES:
+        shutil.copytree(trained / "models" / f"{size}-s0", tmp_path / "models" / size)
+    lines = "".join(json.dumps(dict(one)) + "\n" for one in world(0).documents)
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "corpus.jsonl").write_text(lines)
+    known = {one.name for one in world_concepts(world(0), _rows(tmp_path, trained))}
+    fits = [[name for name in known if fnmatch.fnmatchcase(name, pattern)] for pattern in demo_study.CONCEPTS]
+    assert all(fits) and len({name for names in fits for name in names}) >= 10, "a dozen concepts, all there"
+    monkeypatch.setattr(demo_study, "CONCEPTS", ("truth",))
+    monkeypatch.setattr(demo_study, "SETTINGS", {k: v for k, v in QUICK.items() if k not in ("concepts", "progress")})
+    made = demo_study.demo_study(tmp_path, list(SIZES), 0, progress=False)
+    assert made.report is not None and made.report.is_file() and "centroid" in str(made)
+    assert made.study.tables["models"]["size"].tolist() == ["small", "tiny"]
+
+
+def _rows(folder: Path, trained: Path) -> Any:
+    tokenizer = tokenizer_of(str(trained / "tokenizer"))
+    return influence.corpus(str(folder / "world" / "corpus.jsonl"), tokenizer, pack=False)
 
 
 def test_the_command_runs_a_file_and_writes_a_report(

@@ -56,7 +56,7 @@ class Materials:
         """The table `concepts`."""
         lines = []
         for one in self.concepts:
-            line = {"concept": one.name, "kind": one.kind, "expected": one.expected, "about": one.about}
+            line: dict[str, Any] = {"concept": one.name, "kind": one.kind, "expected": one.expected, "about": one.about}
             classes = one.items.features["label"]
             count = getattr(classes, "num_classes", None) or len(set(one.items["label"]))
             line |= {"items": len(one.items), "classes": count, "groups": len(set(one.items["group"]))}
