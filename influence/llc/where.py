@@ -26,7 +26,7 @@ from influence.llc.heads import head_mask
 from influence.llc.space import EmptyMask, Mask
 from influence.llc.target import Target
 from influence.model.anatomy import Parts, parts
-from influence.model.blocks import embeddings
+from influence.model.blocks import SELECTIONS, embeddings, linear_maps
 from influence.types import LM
 
 Where: TypeAlias = str | Sequence[str] | Mask | None
@@ -76,7 +76,15 @@ def heads(lm: LM) -> list[str]:
 def layers(lm: LM) -> list[str]:
     """The names of the attention and MLP sub-blocks of all layers that have them."""
     found = parts(lm.net)
-    return [f"layer {p.layer} {kind}" for p in found for kind in ("attention", "mlp") if getattr(p, kind) is not None]
+    return [f"layer {p.layer} {kind}" for p in found for kind in ("attention", "mlp") if _paths(lm, p, kind)]
+
+
+def _paths(lm: LM, part: Parts, kind: str) -> list[str]:
+    """The sub-block, or its linear maps where they hang in the decoder block itself (OPT)."""
+    if (whole := getattr(part, kind)) is not None:
+        return [whole]
+    start = f"{part.block}." if part.block else ""
+    return [m.name for m in linear_maps(lm.net) if m.name.startswith(start) and m.kind in SELECTIONS[kind]]
 
 
 def _either(a: Tensor | bool, b: Tensor | bool) -> Tensor | bool:
@@ -100,7 +108,7 @@ def _of_model(target: Target, lm: LM, name: str) -> Mask:
         outer = embeddings(lm.net)
         return _under(target, [outer[name][0]] if name in outer else [], name, found)
     if name in ("attention", "mlp"):
-        return _under(target, [path for p in found if (path := getattr(p, name)) is not None], name, found)
+        return _under(target, [path for p in found for path in _paths(lm, p, name)], name, found)
     match = LAYER.fullmatch(name)
     if match is None or int(match[1]) >= len(found):
         raise NoPart(_choices(name, found))
@@ -109,8 +117,7 @@ def _of_model(target: Target, lm: LM, name: str) -> Mask:
         if part.heads is None or int(match[3]) >= part.heads:
             raise NoPart(_choices(name, found))
         return head_mask(target, lm, part, int(match[3]))
-    path = getattr(part, match[2]) if match[2] else part.block
-    return _under(target, [] if path is None else [path], name, found)
+    return _under(target, _paths(lm, part, match[2]) if match[2] else [part.block], name, found)
 
 
 def _under(target: Target, paths: Sequence[str], name: str, found: Sequence[Parts]) -> Mask:
@@ -118,7 +125,9 @@ def _under(target: Target, paths: Sequence[str], name: str, found: Sequence[Part
     lm = target.lm
     assert lm is not None
     own = {id(p): n for n, p in lm.net.named_parameters()}
-    chosen = {own[id(p)]: True for path in paths for p in lm.net.get_submodule(path).parameters()}
+    inside = tuple(f"{path}." for path in paths)
+    every = lm.net.named_parameters(remove_duplicate=False)
+    chosen = {own[id(p)]: True for n, p in every if n in paths or n.startswith(inside)}
     if not chosen:
         raise NoPart(_choices(name, found))
     return chosen
