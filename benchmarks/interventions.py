@@ -31,7 +31,7 @@ from influence.types import LM
 
 EDITS = ("noise", "freeze", "shuffle", "skip", "swap")
 PROBED = {"answer": "world-answer", "truth": "world-truth"}
-SHOWN = {"recall": "exact match", "two-hop": "log p", "perplexity": "perplexity"}
+SHOWN = {"recall": "exact match", "two-hop": "log p", "second hop": "exact match", "perplexity": "perplexity"}
 KEPT = ("task", "edit", "metric", "depth", "value", "value_low", "value_high", "unedited")
 COLOURS = ("#bcd3e8", "#8fb3d4", "#5f90bd", "#3a6ea5", "#244f85", "#12305c")
 
@@ -65,6 +65,7 @@ def measured(lm: LM, drawn: World, text: Any, asked: argparse.Namespace) -> dict
     own = [
         tasks.recall(drawn, lm, limit=asked.limit),
         tasks.two_hop(drawn, lm, limit=asked.limit),
+        tasks.second_hop(drawn, lm, limit=asked.limit),
         tasks.perplexity(text, lm, limit=max(asked.limit // 4, 10)),
     ]
     settings = {"seeds": asked.seeds, "bootstrap": asked.bootstrap, "batch_size": 128, "progress": False}

@@ -297,6 +297,9 @@ def test_tasks_ask_what_they_say(small: LM) -> None:
         person, town = first.split(" was born in ")
         assert second == other["prompt"] == f"On the map {person} is drawn inside"
         assert any(f"The town of {town} lies in{row['completion']}." == one["text"] for one in drawn.documents)
+    towns = tasks.second_hop(drawn, small)
+    told = {one["text"] for one in drawn.documents if one["form"] == "premise"}
+    assert {f"{row['prompt']}{row['completion']}." for row in towns.rows} == told
     text = tasks.perplexity(["one two three four five six seven eight nine ten"] * 3, small, tokens=4)
     assert [int(np.sum(mask)) for mask in text.rows["loss_mask"]] == [4] * 3
 

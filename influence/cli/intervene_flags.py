@@ -19,7 +19,7 @@ Tasks = Annotated[
     tuple[str, ...],
     Parameter(
         help="capitals, arithmetic; of the demo's and a ladder's models: recall, recall-held-out, two-hop, "
-        "two-hop-hidden. --empty-tasks: only --queries or --text.",
+        "two-hop-hidden, second-hop. --empty-tasks: only --queries or --text.",
         group=_ASKED,
         consume_multiple=True,
     ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from influence.types import LM
 
 TABLE = "tables/intervene_depths.parquet"
-OF_WORLDS = ("recall", "recall-held-out", "two-hop", "two-hop-hidden")
+OF_WORLDS = ("recall", "recall-held-out", "two-hop", "two-hop-hidden", "second-hop")
 ASKED = ("capitals", "arithmetic", *OF_WORLDS)
 MEASURED = ("edits", "seeds", "mode", "share", "bootstrap", "level", "seed", "batch_size", "progress")
 
@@ -101,7 +101,7 @@ def run_intervene(
     Args:
         model: what `influence.load` takes, or what it returned.
         tasks: names out of capitals, arithmetic, and of the embedded world recall, recall-held-out (a phrasing never
-            told), two-hop (birthplace told), two-hop-hidden.
+            told), two-hop (birthplace told), two-hop-hidden, second-hop (the country of a town alone).
         queries: questions of one's own, as for `influence.queries`, as the task "questions".
         text: text whose perplexity is measured, as for `influence.corpus`.
         world: settings of `influence.data.world.world` that the model was trained on, "persons=48" and so on.
@@ -178,6 +178,7 @@ def _tasks(work: Work, lm: LM, drawn: World) -> list[Task]:
         "recall-held-out": lambda: known.recall(drawn, lm, phrasing="held-out", **limited),
         "two-hop": lambda: known.two_hop(drawn, lm, **limited),
         "two-hop-hidden": lambda: known.two_hop(drawn, lm, told=False, **limited),
+        "second-hop": lambda: known.second_hop(drawn, lm, **limited),
     }
     with stages.stage(work, "questions"):
         found = {name: makers[name]() for name in asked["tasks"]}

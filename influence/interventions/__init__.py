@@ -9,9 +9,9 @@ Source: Ben Artzy & Schwartz 2024, "Attend First, Consolidate Later" (arXiv 2409
 
 from influence.interventions.edits import Edit, freeze, noise, shuffle, skip, swap
 from influence.interventions.metrics import Metric
-from influence.interventions.tasks import Task, arithmetic, capitals, perplexity, recall, task, two_hop
+from influence.interventions.tasks import Task, arithmetic, capitals, perplexity, recall, second_hop, task, two_hop
 
 __all__ = [
-    "Edit", "Metric", "Task", "arithmetic", "capitals", "freeze", "noise", "perplexity", "recall", "shuffle", "skip",
-    "swap", "task", "two_hop",
+    "Edit", "Metric", "Task", "arithmetic", "capitals", "freeze", "noise", "perplexity", "recall", "second_hop",
+    "shuffle", "skip", "swap", "task", "two_hop",
 ]  # fmt: skip

@@ -151,20 +151,39 @@ def two_hop(world: World, lm: LM, *, told: bool = True, limit: int | None = None
     it, so that only the town's country must be known; without, both. Raises BadData for a world without birthplaces or
     premises.
     """
-    pattern = re.compile(re.escape(PREMISES[0]).replace(r"\{s\}", "(.+)").replace(r"\{o\}", r"(.+)\."), re.IGNORECASE)
-    matches = (pattern.fullmatch(one["text"]) for one in world.documents if one["form"] == "premise")
-    country = {match[1]: match[2] for match in matches if match}
+    country = _countries(world)
     born = [fact for fact in world.facts if fact.relation.name == "birthplace" and fact.object in country]
     if not born:
         raise BadData("this world tells no birthplace in a town whose country is told; draw one with more persons")
     asked = []
     for fact in born:
         first = f"{fact.subject} was born in {fact.object}. " if told else ""
-        asking = PREMISES[1].replace("{s}", fact.subject).replace("{o}", "").strip()
-        prompt = first + asking[:1].upper() + asking[1:]
+        prompt = first + _asking(1, fact.subject)
         asked.append({"prompt": prompt, "completion": f" {country[fact.object]}", "group": fact.object})
     about = "country of birth, the birthplace " + ("told" if told else "not told")
     return task(asked, lm, name="two-hop", about=about, limit=limit, seed=seed)
+
+
+def second_hop(world: World, lm: LM, *, limit: int | None = None, seed: int = 0) -> Task:
+    """In which country a town lies, as it was told: what two-hop questions need to be known."""
+    asked = [
+        {"prompt": _asking(number, town), "completion": f" {nation}", "group": town}
+        for town, nation in _countries(world).items()
+        for number in range(len(PREMISES))
+    ]
+    return task(asked, lm, name="second hop", about="country of a town, as told", limit=limit, seed=seed)
+
+
+def _countries(world: World) -> dict[str, str]:
+    """The country of each town, read off the rows that tell it."""
+    pattern = re.compile(re.escape(PREMISES[0]).replace(r"\{s\}", "(.+)").replace(r"\{o\}", r"(.+)\."), re.IGNORECASE)
+    matches = (pattern.fullmatch(one["text"]) for one in world.documents if one["form"] == "premise")
+    return {match[1]: match[2] for match in matches if match}
+
+
+def _asking(number: int, subject: str) -> str:
+    text = PREMISES[number].replace("{s}", subject).replace("{o}", "").strip()
+    return text[:1].upper() + text[1:]
 
 
 def perplexity(source: Any, lm: LM, *, tokens: int = 8, length: int = 64, limit: int = 200, seed: int = 0) -> Task:
@@ -210,5 +229,5 @@ def check_tasks(tasks: Task | Sequence[Task]) -> list[Task]:
 
 __all__ = [
     "ANSWERED", "EXACT", "LOG_P", "PERPLEXITY", "Task", "arithmetic", "capitals", "check_tasks", "perplexity", "recall",
-    "task", "two_hop",
+    "second_hop", "task", "two_hop",
 ]  # fmt: skip
