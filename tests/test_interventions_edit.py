@@ -273,6 +273,19 @@ def test_generation_with_a_cache_and_without_agree(family: str) -> None:
         assert torch.equal(plain, generated(lm, ids, mask))
 
 
+@pytest.mark.parametrize("beams", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_beams_with_a_cache_and_without_agree(beams: dict[str, int]) -> None:
+    with Float64():
+        lm, (ids, mask) = opened("llama"), left_padded()
+        plain = generated(lm, ids, mask, **beams)
+        for one in (freeze(0), skip(1), noise(0)):
+            with influence.edit(lm, one):
+                cached = generated(lm, ids, mask, **beams)
+            with influence.edit(lm, one):
+                assert torch.equal(cached, generated(lm, ids, mask, use_cache=False, **beams)) or one.kind == "noise"
+            assert cached.shape == plain.shape and not torch.equal(cached, plain)
+
+
 @pytest.mark.parametrize("family", ISSUE)
 def test_scores_of_generated_tokens_are_those_of_the_prompt_mode(family: str) -> None:
     """Scoring prompt and completion at once with the prompt's tokens edited gives what generation saw."""

@@ -51,7 +51,7 @@ def edit(lm: LM, *edits: Edit, mode: str = "prompt", rows: Sequence[int] | Tenso
 
     Random numbers are a function of (seed, row, layer, place of the token) and of the number of the pass in the context
     (a prompt and the steps of its generation count as one in mode "prompt"). Without a cache a pass whose ids are those
-    of the pass before and one token more in every row counts as a step of its generation.
+    of the pass before and one token more in every row counts as a step of its generation. Beams are rows of their own.
 
     Raises:
         BadEdit: (a ValueError) for layers out of range, masks of another length, prompts that are not aligned, a cache
