@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import planted_training
@@ -17,6 +19,7 @@ from influence.study import pieces
 from influence.study.measure import asked, spread
 from influence.study.measure.cell import Model, gathered, measure, reasons
 from influence.study.measure.depths import depth_frames, probed
+from influence.study.measure.need import as_columns, need_table
 from influence.study.measure.settings import Settings
 
 BLOCKS, AT = 4, 2
@@ -116,6 +119,18 @@ def test_all_pieces_of_a_model_and_the_same_after_damage(known: planted_training
         pd.testing.assert_frame_equal(frame, after[name])
 
 
+def test_previous_tokens_are_needed_up_to_the_block_that_attends(known: planted_training.Planted) -> None:
+    found = need_table(known.lm, known.concepts[0], dataclasses.replace(SETTINGS, edits=40))
+    exact = found[found["metric"] == "exact match"].set_index("edit")
+    assert set(exact.index) == {"noise", "freeze", "skip"}
+    for edit in ("noise", "skip"):
+        assert exact.loc[edit, "need"] == (AT + 1) / BLOCKS, "above the block that attends nothing is needed"
+    assert exact.loc["noise", "unedited"] > 0.95 and exact.loc["noise", "all_edited"] < 0.8
+    lines = found.assign(model="m", step=1, concept="c")
+    wide = as_columns(lines)
+    assert wide.loc[0, "need_noise"] == exact.loc["noise", "need"] and list(wide["concept"]) == ["c"]
+
+
 def tables(folder, names: list[str]) -> dict[str, pd.DataFrame]:
     found: dict[str, list[pd.DataFrame]] = {}
     for name, frame in gathered(folder, names, {"model": "m", "step": 1}):
@@ -124,8 +139,6 @@ def tables(folder, names: list[str]) -> dict[str, pd.DataFrame]:
 
 
 def test_a_concept_without_comparable_rows_is_skipped_with_its_reason(known, tmp_path) -> None:
-    import dataclasses
-
     one = dataclasses.replace(known.concepts[0], stratum=np.full(len(known.rows), -1))
     model = Model("m", tmp_path / "m", known.lm, known.rows, SETTINGS, False)
     measure(model, [one], lambda word: None)

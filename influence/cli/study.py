@@ -25,6 +25,7 @@ def study(
     fit_rows: int | None = None,
     margin: int | None = None,
     signature: int | None = None,
+    edits: int | None = None,
     k95: bool | None = None,
     removal: int | None = None,
     removal_seeds: int | None = None,
@@ -59,6 +60,7 @@ def study(
         fit_rows: Rows that EK-FAC is fitted on (2000).
         margin: Items whose probe margin is traced to rows, in every layer (48; 0: none).
         signature: Items of the descriptive quantity 4 (0: none).
+        edits: Questions on which previous tokens are edited, to see how long they are needed (0: none).
         k95: Measure how few neurons tell each concept.
         removal: Rows taken out for each concept in retrainings (0: none).
         removal_seeds: Retrainings of each arm (5).

@@ -22,7 +22,8 @@ from influence.store import disk
 from influence.store.errors import writing
 from influence.store.share import share
 from influence.study.materials import Materials, materials
-from influence.study.measure.cell import Model, complete, gathered, measure, reasons
+from influence.study.measure.cell import OPTIONAL, Model, complete, gathered, measure, reasons
+from influence.study.measure.need import as_columns
 from influence.study.result import Study, joined, open_study
 from influence.study.spec import Spec, spec_of
 from influence.study.without import without
@@ -131,7 +132,7 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
     shown = progress and not os.environ.get(WORKER)
     before = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
-    parts = 2 + bool(spec.measured.margin) + bool(spec.measured.signature)
+    parts = 2 + sum(bool(getattr(spec.measured, name)) for name in OPTIONAL)
     total = len(made.lines) * len(made.concepts) * parts
     try:
         with tqdm(total=total, desc="study", unit="part", disable=not shown) as bar:
@@ -175,6 +176,8 @@ def _gather(spec: Spec, made: Materials, root: Path, progress: bool) -> None:
         parts += gathered(root / "cells" / task, names, keys)
         left_out += reasons(root / "cells" / task, names, keys)
     tables = {"models": made.models(), "concepts": made.table(), **joined(parts)}
+    if "need" in tables:
+        tables["depth"] = tables["depth"].merge(as_columns(tables["need"]), how="left", on=["model", "step", "concept"])
     if spec.removal:
         tables["removal"] = without(spec, made, tables["depth"], root, progress)
     with writing(root / "tables"):

@@ -14,8 +14,9 @@ from influence.study.measure.settings import Settings
 
 MEASURED = tuple(field.name for field in fields(Settings))
 KEYS = (
-    "ladder", "out", "data", "length", "pack", "text_column", "world", "concepts", "concept", "models", "steps", "untrained",
-    "removal", "removal_seeds", "removal_sizes", "permutations", "processes", "threads", "device", *MEASURED,
+    "ladder", "out", "data", "length", "pack", "text_column", "world", "concepts", "concept", "models", "steps",
+    "untrained", "removal", "removal_seeds", "removal_sizes", "permutations", "processes", "threads", "device",
+    *MEASURED,
 )  # fmt: skip
 
 

@@ -12,11 +12,13 @@ import pandas as pd
 
 import ekfac
 from influence.data.files import BadData
+from influence.interventions.edits import BadEdit
 from influence.study import pieces
 from influence.study.concepts import mastery
 from influence.study.measure import asked, spread
 from influence.study.measure.depths import depth_frames, probed
 from influence.study.measure.margin import margin_table
+from influence.study.measure.need import need_table
 from influence.study.measure.settings import Settings
 from influence.study.measure.signature import signature_table
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("influence")
 Frames = Mapping[str, pd.DataFrame]
-OPTIONAL = ("margin", "signature")
+OPTIONAL = ("margin", "signature", "edits")
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Model:
 
 
 def measure(model: Model, concepts: Sequence[Concept], told: Callable[[str], object]) -> None:
-    """Make every piece of a model that is not whole: NUMBER-CONCEPT/{probe,influence,margin,signature}.
+    """Make every piece of a model that is not whole: NUMBER-CONCEPT/{probe,influence,margin,signature,edits}.
 
     What a concept does not allow is kept as the piece's `skipped`, with the reason. `told` is called with a word after
     each piece, for progress.
@@ -61,7 +63,7 @@ def measure(model: Model, concepts: Sequence[Concept], told: Callable[[str], obj
         _piece(places[one.name] / "probe", told, lambda one=one: _probe(model, one))  # type: ignore[misc]
     for part in asked.together(model.lm, concepts):
         _influences(model, part, places, told)
-    for name, make in zip(OPTIONAL, (_margin, _signature), strict=True):
+    for name, make in zip(OPTIONAL, (_margin, _signature, _edits), strict=True):
         if getattr(model.settings, name):
             for one in concepts:
                 _piece(places[one.name] / name, told, lambda one=one, make=make: make(model, one))  # type: ignore[misc]
@@ -141,6 +143,13 @@ def _signature(model: Model, concept: Concept) -> Frames:
             rows_used=settings.signature_rows, seed=settings.seed, batch_size=settings.batch_size, dtype=settings.dtype,
         )
     }  # fmt: skip
+
+
+def _edits(model: Model, concept: Concept) -> Frames:
+    try:
+        return {"need": need_table(model.lm, concept, model.settings)}
+    except BadEdit as why:
+        raise Unmeasured(str(why)) from why
 
 
 def gathered(folder: Path, concepts: Sequence[str], keys: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame]]:

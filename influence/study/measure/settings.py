@@ -11,10 +11,11 @@ class Settings:
     """Settings of the measurements, the same for every model and concept.
 
     Probes: `splits` by group, `bootstrap` draws. Influence: `damping` in mean eigenvalues of a block, EK-FAC factors
-    from `fit_rows` rows (all where there are fewer), `queries` a concept and `controls` matched to them. `margin` is the
-    number of items whose probe margin is traced in each layer (0: not measured); `signature` the items of the
-    descriptive quantity 4 (0: not measured), over `signature_rows` rows. `k95`: neurons for 95 % of what a dense probe
-    tells. `dtype`: "bfloat16" computes influence in it.
+    from `fit_rows` rows (all where there are fewer), `queries` a concept and `controls` matched to them. `margin` is
+    the number of items whose probe margin is traced in each layer (0: not measured); `signature` the items of the
+    descriptive quantity 4 (0: not measured), over `signature_rows` rows; `edits` the questions on which it is measured
+    how long previous tokens are needed (0: not measured). `k95`: neurons for 95 % of what a dense probe tells.
+    `dtype`: "bfloat16" computes influence in it.
     """
 
     splits: int = 3
@@ -26,6 +27,7 @@ class Settings:
     margin: int = 48
     signature: int = 0
     signature_rows: int = 256
+    edits: int = 0
     k95: bool = False
     batch_size: int = 32
     dtype: str | None = None
@@ -33,7 +35,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"splits": 1, "bootstrap": 20, "fit_rows": 1, "queries": 1, "controls": 1, "margin": 0, "signature": 0}
-        least |= {"signature_rows": 50, "batch_size": 1, "seed": 0}
+        least |= {"edits": 0, "signature_rows": 50, "batch_size": 1, "seed": 0}
         low = {name: getattr(self, name) for name, bound in least.items() if getattr(self, name) < bound}
         if low or not self.damping > 0:
             told = ", ".join(f"{name} = {value} (at least {least[name]})" for name, value in low.items())
