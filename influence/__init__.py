@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from influence.attribution.solvers import lissa_solver as lissa_solver
     from influence.attribution.trajectory import predictive as predictive
     from influence.cli.checking import truth_of as truth_of
+    from influence.cli.coefficients import run_llc as run_llc
     from influence.cli.intervening import run_intervene as run_intervene
     from influence.cli.job import run as run
     from influence.cli.probing import run_probe as run_probe
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from influence.data.statements import statements as statements
     from influence.interventions.edit import edit as edit
     from influence.interventions.intervene import intervene as intervene
+    from influence.llc.covariance import covariance as covariance
+    from influence.llc.run import llc as llc
     from influence.model.likelihood import gaussian as gaussian
     from influence.model.load import load as load
     from influence.model.supervised import Supervised as Supervised
@@ -65,6 +68,7 @@ _HOME = {
     "activations": "influence.probing.activations",
     "cg_solver": "influence.attribution.solvers",
     "corpus": "influence.data.corpus",
+    "covariance": "influence.llc.covariance",
     "depth_figure": "influence.report.drawn",
     "depth_table": "influence.probing.result",
     "edit": "influence.interventions.edit",
@@ -78,6 +82,7 @@ _HOME = {
     "layer_figure": "influence.report.scored",
     "layers": "influence.analysis.layers",
     "lds": "influence.truth.lds",
+    "llc": "influence.llc.run",
     "lissa_solver": "influence.attribution.solvers",
     "load": "influence.model.load",
     "open_ladder": "influence.study.opening",
@@ -91,6 +96,7 @@ _HOME = {
     "row_norm": "influence.attribution.norm",
     "run": "influence.cli.job",
     "run_intervene": "influence.cli.intervening",
+    "run_llc": "influence.cli.coefficients",
     "run_probe": "influence.cli.probing",
     "run_sparse_probe": "influence.cli.sparse",
     "score": "influence.attribution.score",

@@ -36,6 +36,7 @@ COMMANDS = {
     "probe": "At which depth a model knows concepts: linear probes of every layer, with controls.",
     "sparse-probe": "How few neurons tell a feature, which ones, and what switching them off costs.",
     "intervene": "From which layer on a model no longer needs its previous tokens: edits of hidden states.",
+    "llc": "How degenerate the loss is around a model and its parts: local learning coefficients.",
     "report": "Write the report of a run again.",
     "doctor": "What this machine has: versions, devices, memory, disk.",
 }
