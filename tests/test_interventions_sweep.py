@@ -58,8 +58,10 @@ def swept(lm: LM, rows: datasets.Dataset, mode: str, reuse: bool, batch_size: in
 # ---- the same numbers, however they are made
 
 
-@pytest.mark.parametrize("family", [*ISSUE, "live", "mixtral", "bloom"])
-@pytest.mark.parametrize("mode", ["paper", "prompt"])
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [*((family, "paper") for family in (*ISSUE, "live", "mixtral", "bloom")), ("gpt2", "prompt"), ("gemma2", "prompt")],
+)
 def test_reusing_the_prefix_gives_the_same_numbers(family: str, mode: str) -> None:
     with Float64():
         lm, rows = opened(family), questions()

@@ -11,7 +11,7 @@ import pandas as pd
 from influence.interventions import worth
 from influence.interventions.edit import MODES
 from influence.interventions.edits import layers_of
-from influence.interventions.measure import Outcomes, Plan, count_passes, outcomes, plan_of
+from influence.interventions.measure import MAKERS, Outcomes, Plan, count_passes, outcomes, plan_of
 from influence.interventions.metrics import Metric
 from influence.interventions.result import Interventions, notes_of
 from influence.interventions.stack import stack
@@ -101,7 +101,9 @@ def _run(lm: LM, tasks: Sequence[Task], plan: Plan, mode: str, batch_size: int, 
 
     questions = [one.questions() for one in tasks]
     total = sum(count_passes(own, plan, mode, batch_size) for own in questions)
-    with stack(lm) as opened, tqdm(total=total, desc="edits", unit="passes", delay=2, disable=not progress) as bar:
+    recorded = plan.layers if all(maker is MAKERS.get(name) for name, maker in plan.edits.items()) else None
+    shown = {"desc": "edits", "unit": "passes", "delay": 2, "disable": not progress, "leave": False}
+    with stack(lm, recorded) as opened, tqdm(total=total, **shown) as bar:
         for one, own in zip(tasks, questions, strict=True):
             rows = one.rows.to_list()
             yield (
