@@ -18,16 +18,16 @@ def _several(text: str, group: Group) -> Parameter:
 Where = Annotated[
     tuple[str, ...],
     _several(
-        'What moves, one coefficient each: all, heads (each), layers (each sub-block), "layer 0 head 1", "layer 0 mlp", '
-        "attention, mlp, embed, unembed, a parameter's name or a pattern with *.",
+        'What moves, one coefficient each: all, heads (each), layers (each sub-block), "layer 0 head 1", '
+        '"layer 0 mlp", attention, mlp, embed, unembed, a parameter\'s name or a pattern with *.',
         _WHAT,
     ),
 ]
 Checkpoints = Annotated[
     tuple[str, ...],
     _several(
-        "Earlier states of the model: folders, revisions of the hub model, or a training folder for all in "
-        "it; the last number in a name is its step.",
+        "Earlier states of the model: folders, revisions of the hub model, or a training folder for all of them; "
+        "the last number in a name is its step.",
         _WHAT,
     ),
 ]
