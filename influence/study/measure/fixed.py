@@ -21,9 +21,10 @@ from influence.data.words import words
 from influence.probing.activations import activations
 from influence.probing.controls import control_task
 from influence.probing.inputs import inputs
-from influence.probing.measure import STRENGTHS, measured, settled
+from influence.probing.measure import measured, settled
 from influence.probing.question import TEST, TRAIN, VALIDATION, Question, question
 from influence.probing.solve import logistic
+from influence.study.measure.depths import STRENGTHS
 
 if TYPE_CHECKING:
     from influence.study.concepts import Concept
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 SPLITS = 6  # in which three of four groups are test statements at least once
 TRIES = 100
+TOLERANCE = 1e-7  # nats: a direction to measure along, not a probability to compare
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ def _control_labels(ask: Question, seed: int) -> Ints:
 def _weights(x: Tensor, ask: Question, labels: Ints, rng: np.random.Generator) -> Tensor:
     """(s k c d) of the probes of `labels` (p n) on x (n d), and of as many random directions as there are controls."""
     steps, classes = sorted(STRENGTHS), len(ask.classes)
-    made = logistic(x[None], labels, ask.split == TRAIN, steps, classes=classes, standardize=True)
+    made = logistic(x[None], labels, ask.split == TRAIN, steps, classes=classes, standardize=True, tol=TOLERANCE)
     valid = measured("auc", made.layer(0, x)[0], ask.y, (ask.split == VALIDATION)[:, None])
     found = made.weights[0, :, :, int(valid.mean(0).argmax())].movedim(0, 1)  # (s p k d)
     drawn = torch.from_numpy(rng.standard_normal((len(labels) - 1, *found.shape[2:])))
