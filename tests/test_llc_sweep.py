@@ -80,3 +80,21 @@ def test_planted_stages_are_found(known: bool) -> None:
     assert stages(STEPS, straight, errors) == []
     with pytest.raises(ValueError, match="must rise"):
         stages(STEPS[::-1], noisy)
+
+
+def test_the_figure_shows_every_part_and_border() -> None:
+    from influence.report.llc import llc_figure
+
+    table = pandas.DataFrame(
+        [
+            {"step": s, "part": p, "value": v + s, "mcse": 0.1}
+            for s in (0, 1, 10)
+            for p, v in (("<b>", 1.0), ("mlp", 2.0))
+        ]
+    )
+    found = llc_figure(table, pandas.Series({"<b>": 1, "mlp": 2}), [1.0])
+    assert "2 parts at 3 steps from 0 to 10" in found.words and "Stages begin at 1." in found.words
+    drawn = found.svg()
+    assert "cluster 1" in drawn and "cluster 2" in drawn and "<b>" not in drawn
+    with pytest.raises(ValueError, match="expected are"):
+        llc_figure(table.drop(columns="mcse"))
