@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from influence.llc import gradient, mala
 from influence.llc.chance import Noise, Picks
@@ -18,6 +20,8 @@ from influence.llc.space import Space
 from influence.llc.target import Target
 
 VECTORISED = {"cpu": 20_000, "cuda": 1_000_000}  # parameters up to which chains run under vmap; benchmarks/llc.py
+# one by one, any attention kernel will do: a chain's own batches have one size, and noise drowns the rounding
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ROWS = 64  # items evaluated at a time
 
 
@@ -73,7 +77,8 @@ def run(
             few = len(space.center) <= VECTORISED.get(device, VECTORISED["cuda"])
             vectorised = few and _can_be_vectorised(target, space)
         groups = [numbers] if vectorised else [[number] for number in numbers]
-        return [_run(target, space, plan, group, track, vectorised, bar) for group in groups]
+        with nullcontext() if vectorised else sdpa_kernel(FUSED):
+            return [_run(target, space, plan, group, track, vectorised, bar) for group in groups]
 
 
 def _can_be_vectorised(target: Target, space: Space) -> bool:

@@ -48,7 +48,7 @@ def plan_of(
     draws: int = 200,
     thin: int = 5,
     burn_in: int = 500,
-    check_every: int = 20,
+    check_every: int = 50,
     seed: int = 0,
 ) -> Plan:
     """Checked settings of chains; raises ValueError for those out of range."""
