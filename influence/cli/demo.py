@@ -23,7 +23,7 @@ def demo(
         queries: Learned facts that are asked for in a phrasing that was held out.
         tokens: Seen in training; default as many as the trainer sees.
         removal: Also retrain the largest model without the rows found, five seeds (20 trainings).
-        study: Also compare the sizes on a dozen concepts: probes, influence by layer, tails.
+        study: Also compare the sizes on a few concepts: probes, influence by layer, tails.
         progress: Show progress bars.
     """
     from influence.cli import planted

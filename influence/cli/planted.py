@@ -92,7 +92,7 @@ def demo(
 
     `tokens` are seen in training, by default as many as the trainer sees. With `removal` the largest model is also
     retrained without the rows that were found (`influence.truth.removal`). With `study` the sizes are compared on a
-    dozen concepts (`influence.study`). Everything is kept under `out`: `world/`, `models/SIZE`, `removal/`, `study/`,
+    few concepts (`influence.study`). Everything is kept under `out`: `world/`, `models/SIZE`, `removal/`, `study/`,
     and a run for each size. Raises ValueError for an unknown size, for fewer than one
     query, and where a model learned no fact; else what training and `influence.run` raise.
     """
