@@ -146,7 +146,7 @@ def test_the_study_of_the_demo_s_models(trained: Path, tmp_path: Path, monkeypat
     (tmp_path / "world" / "corpus.jsonl").write_text(lines)
     known = {one.name for one in world_concepts(world(0), _rows(tmp_path, trained))}
     fits = [[name for name in known if fnmatch.fnmatchcase(name, pattern)] for pattern in demo_study.CONCEPTS]
-    assert all(fits) and len({name for names in fits for name in names}) >= 8, "all concepts that are asked for are there"
+    assert all(fits) and len({name for names in fits for name in names}) >= 8, "all that are asked for are there"
     monkeypatch.setattr(demo_study, "CONCEPTS", ("truth",))
     monkeypatch.setattr(demo_study, "SETTINGS", {k: v for k, v in QUICK.items() if k not in ("concepts", "progress")})
     made = demo_study.demo_study(tmp_path, list(SIZES), 0, progress=False)
