@@ -115,11 +115,11 @@ def test_the_study_is_read_step_by_step(studied: tuple[dict[str, Any], Path]) ->
     told = said(book)
     found = influence.open_study(folder / "out")
     assert all(str(one) in told for one in found.verdicts), "each verdict stands in the notebook as it is"
-    assert all(name in told for name in ("truth", "answer: city", "tiny", "small")) and figures(book)
+    assert all(name in told for name in ("truth", "answer: city", "d16", "d24")) and figures(book)
 
 
 def test_where_a_fact_lives(studied: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("LADDER", "ladder"), ("MODEL", "small-s0"), ("CONCEPT", "answer: city")):
+    for name, value in (("LADDER", "ladder"), ("MODEL", "d24-s0"), ("CONCEPT", "answer: city")):
         monkeypatch.setenv(f"INFLUENCE_{name}", value)
     book = notebook_runner.run(FOLDER / "where_a_fact_lives.ipynb", studied[1])
     told = said(book)
