@@ -2,11 +2,11 @@
 
     python benchmarks/planted_depth.py [--blocks 6] [--at 0 1 2 3 4 5] [--seeds 3] [--signature 40] [--json PATH]
 
-Models trained here in which one block alone attends (`tests/planted_training.py`), so that no probe can find the concept
-before that block. For each of them: D50 and D95 by `influence.probe`, the centroid of influence (quantity 1) and the
-excess of influence above D95 (quantity 2), and D50 of the influence signature and of the backward signal (quantity 4).
-Then how all of these go together with the planted depth, over models. A model that did not learn is drawn again with
-another seed, and counted.
+Models trained here in which one block alone attends (`tests/planted_training.py`), so that no probe can find the
+concept before that block. For each of them: D50 and D95 by `influence.probe`, the centroid of influence (quantity 1)
+and the excess of influence above D95 (quantity 2), and D50 of the influence signature and of the backward signal
+(quantity 4). Then how all of these go together with the planted depth, over models. A model that did not learn is
+drawn again with another seed, and counted.
 """
 
 from __future__ import annotations
