@@ -82,7 +82,7 @@ _HOME = {
     "layer_figure": "influence.report.scored",
     "layers": "influence.analysis.layers",
     "lds": "influence.truth.lds",
-    "llc": "influence.llc.run",
+    "llc": "influence.llc",
     "lissa_solver": "influence.attribution.solvers",
     "load": "influence.model.load",
     "open_ladder": "influence.study.opening",

@@ -5,6 +5,7 @@ The room has the name of its main function: `influence.llc(lm, rows)` works whet
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,12 @@ class _Room(ModuleType):
         from influence.llc.run import llc
 
         return llc(*args, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from influence.llc.run import llc
+
+        return inspect.signature(llc)
 
 
 sys.modules[__name__].__class__ = _Room

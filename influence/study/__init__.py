@@ -5,6 +5,7 @@ The room and the function share a name, so the module itself can be called.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,12 @@ class _Room(ModuleType):
         from influence.study.run import study
 
         return study(*given, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from influence.study.run import study
+
+        return inspect.signature(study)
 
 
 sys.modules[__name__].__class__ = _Room
