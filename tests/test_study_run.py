@@ -18,10 +18,11 @@ from influence.data.files import BadData
 from influence.data.world import world
 from influence.model.peek import tokenizer_of
 from influence.model.sizes import Size
-from influence.store import OtherSettings
+from influence.store import NotARun, OtherSettings
 from influence.study import pieces
 from influence.study.concepts import world_concepts
 from influence.study.result import BadStudy, open_study
+from influence.study.spec import from_toml, spec_of
 
 SIZES = {"tiny": Size(2, 16, lr=6e-3), "small": Size(3, 24, lr=6e-3)}
 QUICK: dict[str, Any] = {
@@ -114,6 +115,28 @@ def test_one_size_and_a_concept_the_corpus_lacks(trained: Path, tmp_path: Path) 
     assert any("one size only (tiny)" in one for one in found.remarks)
     assert found.verdicts[5].decision == "not testable" and "size" in found.verdicts[5].words
     assert any("known to no model" in one and "truth" in one for one in found.remarks)
+
+
+def test_the_file_of_a_study_gives_back_what_was_asked(tmp_path: Path) -> None:
+    own = {"name": "mine", "file": "a.csv", "completions": {"a <b>": ' "yes"', "b": " no"}, "bearing": "x<y"}
+    asked = {"source": {"70m": ["org/a", "org/b"]}, "concept": [own], "queries": 4, "concepts": ["*"], "data": None}
+    (tmp_path / "study.toml").write_text(studied.as_toml(asked, tmp_path / "out"))
+    found = from_toml(tmp_path / "study.toml")
+    assert found["concept"] == [own] and found["ladder"] == asked["source"] and found["queries"] == 4
+    assert not spec_of(found | {"data": "c.txt"}).live and spec_of({"ladder": object()}).live
+
+
+def test_a_folder_of_something_else_and_other_weights_are_refused(trained: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("…")
+    with pytest.raises(NotARun, match="thesis.tex"):
+        influence.study(trained, tmp_path, processes=1, **QUICK)
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    weights = other / "models" / "tiny-s0" / "final" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(OtherSettings, match="ladder"):
+        influence.study(other, whole, processes=1, **QUICK)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         ) from error
     if different := list(differences(found, asked)):
         raise OtherSettings(
-            f"{folder} holds a training with other settings:\n  " + "\n  ".join(different) + "\nGive the settings "
+            f"{folder} was begun with other settings:\n  " + "\n  ".join(different) + "\nGive the settings "
             "of the folder, choose another folder, or delete this one."
         )
 

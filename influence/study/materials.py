@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from influence.data.files import BadData
 from influence.data.world import World, world
 from influence.model.batches import columns
 from influence.model.peek import tokenizer_of
+from influence.store import disk
 from influence.study.concepts import next_word_concepts, skip_reason, user_concepts, world_concepts
 from influence.study.opened import Ladder
 from influence.study.opening import open_ladder
@@ -78,7 +80,7 @@ def materials(spec: Spec) -> Materials:
     if not found:
         why = "; ".join(f"{one['concept']}: {one['why']}" for one in skipped) or "none were asked for"
         raise BadData(f"no concept is left to ask about ({why}); give concepts that stand in this corpus (concept=)")
-    told = [[task, line["parameters"], line["n_layers"]] for task, line in lines.items()]
+    told = [[task, line["parameters"], line["n_layers"], _identity(line)] for task, line in lines.items()]
     return Materials(ladder, lines, rows, tuple(found), tuple(skipped), told, digest(found), _digest_rows(rows))
 
 
@@ -94,6 +96,14 @@ def _lines(ladder: Ladder, spec: Spec) -> dict[str, dict[str, Any]]:
     if frame.empty:
         raise BadData("no trained model is left; give steps that the ladder has, or other models")
     return {f"{line['model']}@{line['step']}": line for line in frame.to_dict("records")}
+
+
+def _identity(line: Mapping[str, Any]) -> str:
+    """What a checkpoint is: the digest of its folder, or its revision on the hub ("" where none is named)."""
+    folder = Path(line["folder"])
+    if folder.is_dir():
+        return str(disk.measure(folder)["sha256"])
+    return str(line["revision"]) if isinstance(line.get("revision"), str) else ""
 
 
 def _tokenizer(ladder: Ladder, line: Mapping[str, Any]) -> Any:

@@ -62,7 +62,7 @@ class Study:
 
 
 def open_study(folder: str | Path) -> Study:
-    """Open the study in a folder, finished or not: tables are what is measured so far, verdicts are made anew.
+    """Open the study in a folder; the verdicts are made anew from its tables, which are written when all is measured.
 
     Raises BadStudy for a folder without a study, and where no model is measured yet.
     """

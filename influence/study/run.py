@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from influence.data.files import BadData
 from influence.model.checkpoint import claim, write_json
-from influence.store import disk
+from influence.store import NotARun, disk
 from influence.store.errors import writing
 from influence.store.share import share
 from influence.study.materials import Materials, materials
@@ -64,6 +64,7 @@ def study(
     Raises:
         BadData: for unknown settings, patterns that fit nothing, a corpus that no concept stands in.
         BadLadder: for models with different tokenizers, and others that make no ladder.
+        NotARun: (a ValueError) for a folder that holds something else.
         OtherSettings: (a ValueError) where `out` holds a study with other settings, with the differences.
         WriteFailed: (an OSError) for a full disk; what was measured before is whole.
     """
@@ -72,6 +73,7 @@ def study(
     made = materials(spec)
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
+    _refuse_foreign(root)
     share(["settings"], lambda *_: claim(root, _settings(spec, made)), root / ".locks")
     helpers = _helpers(spec, root, processes, len(made.lines))
     try:
@@ -84,6 +86,20 @@ def study(
                 one.terminate()
     share(["tables"], lambda *_: _gather(spec, made, root, progress), root / ".locks")
     return open_study(root)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Raise NotARun for a folder that holds something other than a study."""
+    foreign = sorted(one.name for one in root.iterdir() if not one.name.startswith("."))
+    if foreign and not ((root / "settings.json").is_file() and _begun_here(root)):
+        raise NotARun(f"{root} is not empty and holds no study (it has {', '.join(foreign[:3])}); give a new folder")
+
+
+def _begun_here(root: Path) -> bool:
+    try:
+        return "study" in json.loads((root / "settings.json").read_text())
+    except ValueError:
+        return True  # a damaged file of a study is told by what reads it next
 
 
 def _settings(spec: Spec, made: Materials) -> dict[str, Any]:
@@ -103,11 +119,10 @@ def _helpers(spec: Spec, root: Path, processes: int | None, models: int) -> list
     if os.environ.get(WORKER):
         return []
     plain = spec.told() | {"device": spec.device}
-    live = "<" in json.dumps([plain["ladder"], plain["data"], plain["concept"]])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if processes is None:
-        processes = 1 if live or torch.cuda.is_available() else max(1, cores // spec.threads)
-    if processes < 1 or (live and processes > 1):
+        processes = 1 if spec.live or torch.cuda.is_available() else max(1, cores // spec.threads)
+    if processes < 1 or (spec.live and processes > 1):
         raise BadData(
             f"processes is {processes}; it must be 1 or more, and 1 for a ladder or corpus given as an object"
         )

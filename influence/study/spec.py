@@ -57,6 +57,11 @@ class Spec:
         found = {name: _plain(getattr(self, name)) for name in vars(self) if name not in ("measured", "device")}
         return {**found, **self.measured.to_dict()}
 
+    @property
+    def live(self) -> bool:
+        """Whether models, corpus or concepts were given as objects, which another process cannot open."""
+        return any(_is_live(value) for value in (self.ladder, self.data, self.concept))
+
     def names(self, known: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
         """The known names that a pattern fits. Raises BadData for a pattern that fits none."""
         for pattern in patterns:
@@ -118,6 +123,14 @@ def _beside(folder: Path, value: Any) -> Any:
 
 def _several(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, str | Mapping) else tuple(value)
+
+
+def _is_live(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_is_live(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_live(one) for one in value)
+    return value is not None and not isinstance(value, str | int | float | bool | Path)
 
 
 def _plain(value: Any) -> Any:

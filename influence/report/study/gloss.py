@@ -114,7 +114,7 @@ GLOSS = {
     "dtype": "precision of influence; float32 where it is not set",
     "seed": "of draws, splits and controls",
     "source": "the ladder's folder, or its models",
-    "ladder": "models at their steps, with parameters and layers",
+    "ladder": "models at their steps, with parameters, layers and digests",
     "models": "patterns of the names of models",
     "steps": "checkpoints beside the last; none: the last alone",
     "untrained": "whether the untrained model of every seed is measured as well",
