@@ -95,11 +95,17 @@ class Verdict:
         lines = [f"{self.quantity} {self.name}: {self.decision}. {self.words}"]
         if self.testable and np.isfinite(self.p):
             lines.append(f"  null: {self.null}; p {self.p:.2g}, after Holm {self.p_adjusted:.2g}")
-            lines += [f"  {name}: p {p:.2g}" for name, p in {**self.falsifiers, **self.controls}.items()]
+            lines += [_held(name, p, significant(p)) for name, p in self.falsifiers.items()]
+            lines += [_held(name, p, not significant(p)) for name, p in self.controls.items()]
         return "\n".join(lines + [f"  left out: {remark}" for remark in self.remarks])
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _held(objection: str, p: float, passed: bool) -> str:
+    """A line on a falsifier or control, which says in its name what would speak against the relation."""
+    return f"  {'passed' if passed else 'NOT passed'}, p {p:.2g}; the objection was: {objection}"
 
 
 def untestable(quantity: int, why: str, remarks: Sequence[str] = ()) -> Verdict:
