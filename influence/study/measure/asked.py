@@ -61,9 +61,8 @@ def asked(
     Queries have the coordinates `measurement` and `loss`, −log p(completion), in nats.
     """
     pairs = [one for concept in concepts for one in (*concept.queries, *concept.controls)]
-    ends = [(one["completion"], one["contrast"]) for one in pairs]
-    told = [{"prompt": one["prompt"], "completion": end} for k in (0, 1) for one, end in _kth(pairs, ends, k)]
-    both = query_rows(told, lm)
+    ends = ("completion", "contrast")
+    both = query_rows([{"prompt": one["prompt"], "completion": one[end]} for end in ends for one in pairs], lm)
     options: dict[str, Any] = {
         "batch_size": settings.batch_size, "dtype": compute_dtype(settings.dtype), "progress": progress
     }  # fmt: skip
@@ -76,10 +75,6 @@ def asked(
     measured = {"measurement": values[:count] - values[count:], "loss": -values[:count]}
     scores = scores.assign_coords({name: ("query", one.cpu().numpy()) for name, one in measured.items()})
     return list(_divided(scores, concepts))
-
-
-def _kth(pairs: list[dict[str, Any]], ends: list[tuple[str, str]], k: int) -> list[tuple[dict[str, Any], str]]:
-    return [(one, end[k]) for one, end in zip(pairs, ends, strict=True)]
 
 
 def _divided(scores: Scores, concepts: Sequence[Concept]) -> Iterator[tuple[Scores, Scores]]:
