@@ -17,7 +17,7 @@ from influence.attribution.score import score
 from influence.data.queries import queries
 from influence.study import pieces
 from influence.study.measure import asked, spread
-from influence.study.measure.cell import Model, gathered, measure, reasons
+from influence.study.measure.cell import Model, gathered, measure, parts, reasons
 from influence.study.measure.depths import depth_frames, probed
 from influence.study.measure.need import as_columns, need_table
 from influence.study.measure.settings import Settings
@@ -159,3 +159,10 @@ def test_settings_out_of_range(wrong: dict) -> None:
 
 def test_names_of_pieces_lead_nowhere_else() -> None:
     assert pieces.slug(3, "../../etc/passwd") == "003-etc-passwd" and pieces.slug(0, "…") == "000-concept"
+
+
+def test_untrained_models_are_asked_only_what_they_control() -> None:
+    wanted = dataclasses.replace(SETTINGS, signature=8, edits=4, k95=True)
+    assert parts(wanted, False) == ["probe", "influence", "margin", "signature", "edits", "k95"]
+    assert parts(wanted, True) == ["probe", "influence", "signature", "k95"]
+    assert parts(dataclasses.replace(SETTINGS, margin=0), True) == ["probe", "influence"]

@@ -21,6 +21,7 @@ from influence.model.sizes import Size
 from influence.store import NotARun, OtherSettings
 from influence.study import pieces
 from influence.study.concepts import world_concepts
+from influence.study.measure import sparse
 from influence.study.result import BadStudy, open_study
 from influence.study.spec import from_toml, spec_of
 
@@ -202,3 +203,16 @@ def test_the_command_runs_a_file_and_writes_a_report(
     (tmp_path / "wrong.toml").write_text(told + "\nquerys = 3\n")
     assert command(["study", str(tmp_path / "wrong.toml")]) == 2
     assert "'querys'" in capsys.readouterr().err
+
+
+def test_untrained_twins_have_depth_and_neurons_but_no_margin(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse, "neurons_for_95", lambda lm, concept, settings: float(len(concept.name)))
+    asked = {**QUICK, "concepts": ["style*", "truth"], "models": ["tiny*"]}
+    found = influence.study(trained, tmp_path / "study", untrained=True, k95=True, processes=1, **asked)
+    raw = found.tables["models"]["untrained"]
+    assert raw.tolist().count(True) == 1 and set(found.tables["depth"]["step"]) == set(found.tables["models"]["step"])
+    assert set(found.tables["margin"]["step"]) == set(found.tables["models"]["step"][~raw])
+    assert "neurons" not in found.tables
+    assert (found.tables["depth"]["k95"] == found.tables["depth"]["concept"].str.len()).all()

@@ -201,6 +201,14 @@ def test_sizes_that_differ_without_a_line_are_not_called_a_trend() -> None:
     assert found.parts is not None and found.parts["outcome"].tolist()[0].startswith("correlation")
 
 
+def test_signatures_of_untrained_models_stand_beside(strong: Cells) -> None:
+    assert strong.signature is not None
+    low = {name: np.full_like(value, 0.55) for name, value in strong.signature.items()}
+    found = signature(strong, untrained=replace(strong, signature=low))
+    assert found.details["auc_untrained"] == pytest.approx((0.55, 0.55, 0.55))
+    assert "auc_untrained" not in signature(strong).details
+
+
 def test_untrained_models_with_the_same_trend_take_the_claim_away(strong: Cells) -> None:
     found = scale(strong, permutations=199, untrained=strong)
     assert found.decision == "a trend, also without training"

@@ -76,7 +76,7 @@ def open_study(folder: str | Path) -> Study:
 
 
 def judged(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """The verdicts on a study's tables, with its untrained models as the control of quantity 6 where it has them."""
+    """The verdicts on a study's tables, with untrained models, where there are any, as controls of 4 and 6."""
     raw = None
     if bool(tables["models"]["untrained"].any()):
         raw = read(tables, untrained=True)
@@ -86,17 +86,20 @@ def judged(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> t
     return tuple(found)
 
 
+def of_trained(frame: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a table that are not of untrained models (of which some models have one too)."""
+    keys = ["model", "step"]
+    return frame.merge(models.loc[~models["untrained"], keys], on=keys)
+
+
 def remarks(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """What a reader should know of models and concepts beside the verdicts."""
     found: list[str] = []
     models, depth = tables["models"], tables.get("depth")
-    trained = models.loc[~models["untrained"], "model"]
     if models["size"].nunique() == 1:
         found.append(f"one size only ({models['size'].iloc[0]}): questions about scale are not asked")
     if depth is not None and len(depth):
-        known = (
-            depth[depth["model"].isin(trained)].groupby("concept", sort=False)["d50"].apply(lambda d: d.notna().any())
-        )
+        known = of_trained(depth, models).groupby("concept", sort=False)["d50"].apply(lambda d: d.notna().any())
         never = [str(name) for name, one in known.items() if not one]
         if never:
             found.append(f"known to no model (no probe above its control): {', '.join(never)}")

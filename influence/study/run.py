@@ -22,9 +22,9 @@ from influence.store import NotARun, disk
 from influence.store.errors import writing
 from influence.store.share import share
 from influence.study.materials import Materials, materials
-from influence.study.measure.cell import OPTIONAL, Model, complete, gathered, measure, reasons
+from influence.study.measure.cell import Model, complete, gathered, measure, parts, reasons
 from influence.study.measure.need import as_columns
-from influence.study.result import Study, joined, open_study
+from influence.study.result import Study, joined, of_trained, open_study
 from influence.study.spec import Spec, spec_of
 from influence.study.without import without
 
@@ -147,8 +147,8 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
     shown = progress and not os.environ.get(WORKER)
     before = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
-    parts = 2 + sum(bool(getattr(spec.measured, name)) for name in OPTIONAL)
-    total = len(made.lines) * len(made.concepts) * parts
+    names = {task: parts(spec.measured, line["untrained"]) for task, line in made.lines.items()}
+    total = sum(map(len, names.values())) * len(made.concepts)
     try:
         with tqdm(total=total, desc="study", unit="part", disable=not shown) as bar:
 
@@ -159,14 +159,13 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
             def one(task: str, _: int) -> None:
                 line = made.lines[task]
                 folder = root / "cells" / task
-                if complete(folder, made.concepts, spec.measured):
-                    bar.update(parts * len(made.concepts))
+                if complete(folder, made.concepts, names[task]):
+                    bar.update(len(names[task]) * len(made.concepts))
                     return
                 lm = made.ladder.load(line["model"], line["step"], device=spec.device)
                 _log(root, task, "begins")
-                measure(
-                    Model(task, folder, lm, made.rows, spec.measured, False), made.concepts, lambda w: told(task, w)
-                )
+                model = Model(task, folder, lm, made.rows, spec.measured, False, line["untrained"])
+                measure(model, made.concepts, lambda word: told(task, word))
                 _log(root, task, "measured")
 
             share(list(made.lines), one, root / ".locks")
@@ -184,17 +183,19 @@ def _log(root: Path, task: str, event: str) -> None:
 def _gather(spec: Spec, made: Materials, root: Path, progress: bool) -> None:
     """Write tables, verdicts and reasons from the pieces of all models, after the retrainings where asked for."""
     names = [one.name for one in made.concepts]
-    parts: list[tuple[str, pd.DataFrame]] = []
+    found_parts: list[tuple[str, pd.DataFrame]] = []
     left_out = list(made.skipped)
     for task, line in made.lines.items():
         keys = {"model": line["model"], "step": line["step"]}
-        parts += gathered(root / "cells" / task, names, keys)
+        found_parts += gathered(root / "cells" / task, names, keys)
         left_out += reasons(root / "cells" / task, names, keys)
-    tables = {"models": made.models(), "concepts": made.table(), **joined(parts)}
-    if "need" in tables:
-        tables["depth"] = tables["depth"].merge(as_columns(tables["need"]), how="left", on=["model", "step", "concept"])
+    tables = {"models": made.models(), "concepts": made.table(), **joined(found_parts)}
+    columns = [as_columns(tables["need"])] if "need" in tables else []
+    columns += [tables.pop("neurons")] if "neurons" in tables else []
+    for one in columns:
+        tables["depth"] = tables["depth"].merge(one, how="left", on=["model", "step", "concept"])
     if spec.removal:
-        tables["removal"] = without(spec, made, tables["depth"], root, progress)
+        tables["removal"] = without(spec, made, of_trained(tables["depth"], tables["models"]), root, progress)
     with writing(root / "tables"):
         (root / "tables").mkdir(exist_ok=True)
         for name, frame in tables.items():

@@ -25,7 +25,7 @@ def verdicts(
     """The verdicts on the six quantities, with Holm over the five primaries.
 
     Args:
-        cells: from `read`. untrained: the same of the ladder's untrained twins, for quantity 6.
+        cells: from `read`. untrained: the same of the ladder's untrained twins, for quantities 4 and 6.
         permutations: random ones where there are more than these; at most this many in any case.
         bootstrap: draws of intervals; 0 leaves intervals undefined.
 
@@ -37,7 +37,7 @@ def verdicts(
             centroid(cells, permutations=permutations, bootstrap=bootstrap, level=level, seed=seed),
             excess(cells, permutations=permutations, bootstrap=bootstrap, level=level, seed=seed),
             tail_slope(cells, permutations=permutations, bootstrap=bootstrap, level=level, seed=seed),
-            signature(cells, bootstrap=bootstrap, level=level, seed=seed),
+            signature(cells, bootstrap=bootstrap, level=level, seed=seed, untrained=untrained),
             margin(cells, permutations=permutations, bootstrap=bootstrap, level=level, seed=seed),
             scale(cells, permutations=permutations, level=level, seed=seed, untrained=untrained),
         ]

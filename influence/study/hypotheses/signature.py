@@ -15,14 +15,17 @@ from influence.study.hypotheses.nulls import Array, Index
 from influence.study.hypotheses.usable import LEAST_CONCEPTS, percentiles
 
 
-def signature(cells: Cells, *, bootstrap: int = 999, level: float = 0.95, seed: int = 0) -> v.Verdict:
+def signature(
+    cells: Cells, *, bootstrap: int = 999, level: float = 0.95, seed: int = 0, untrained: Cells | None = None
+) -> v.Verdict:
     """Mean AUC of the probe on influence signatures above that on the backward signal, paired.
 
     Intervals: percentiles over concepts, which models share (paired cluster bootstrap).
 
     Returns:
         effect as AUC; details, each with its interval: `depth` (D50 of the signature less that of the backward
-        signal), `auc_signature`, `auc_backward`, `auc_random` (random labels: .5 is right).
+        signal), `auc_signature`, `auc_backward`, `auc_random` (random labels: .5 is right), and `auc_untrained`, that
+        of signatures in the untrained twins of the ladder, where they are given.
     """
     if cells.signature is None:
         return v.untestable(4, "there is no table signature")
@@ -36,9 +39,15 @@ def signature(cells: Cells, *, bootstrap: int = 999, level: float = 0.95, seed: 
     effect = averaged(gain, drawn, level)
     details = {name: averaged(held[name], drawn, level) for name in ("auc_signature", "auc_backward", "auc_random")}
     details["depth"] = averaged(held["d50_signature"] - held["d50_backward"], drawn, level)
+    beside = f"random labels {v.figure(*details['auc_random'])}"
+    if untrained is not None and untrained.signature is not None:
+        raw = untrained.signature["auc_signature"]
+        again = np.random.default_rng([seed, 44]).integers(0, raw.shape[1], (bootstrap, raw.shape[1]))
+        details["auc_untrained"] = averaged(raw, again, level)
+        beside += f"; untrained models {v.figure(*details['auc_untrained'])}"
     words = (
         f"The probe on influence signatures has AUC {v.figure(*effect)} above the backward signal's "
-        f"({v.figure(*details['auc_signature'])}; random labels {v.figure(*details['auc_random'])}) and reaches half "
+        f"({v.figure(*details['auc_signature'])}; {beside}) and reaches half "
         f"of it {v.figure(*details['depth'])} deeper."
     )
     return v.Verdict(4, *effect, "AUC", float("nan"), "none: descriptive", v.DESCRIPTIVE, words, details=details)

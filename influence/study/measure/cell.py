@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("influence")
 Frames = Mapping[str, pd.DataFrame]
-OPTIONAL = ("margin", "signature", "edits")
+OPTIONAL = ("margin", "signature", "edits", "k95")
+AS_CONTROL = ("signature", "k95")  # what untrained models are a control of, beside depth and influence
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Model:
     rows: Rows
     settings: Settings
     progress: bool = True
+    untrained: bool = False
     _solver: list[Solver] = field(default_factory=list)
 
     @property
@@ -53,7 +55,7 @@ class Model:
 
 
 def measure(model: Model, concepts: Sequence[Concept], told: Callable[[str], object]) -> None:
-    """Make every piece of a model that is not whole: NUMBER-CONCEPT/{probe,influence,margin,signature,edits}.
+    """Make every piece of a model that is not whole: NUMBER-CONCEPT/{probe,influence,margin,signature,edits,k95}.
 
     What a concept does not allow is kept as the piece's `skipped`, with the reason. `told` is called with a word after
     each piece, for progress.
@@ -63,15 +65,20 @@ def measure(model: Model, concepts: Sequence[Concept], told: Callable[[str], obj
         _piece(places[one.name] / "probe", told, lambda one=one: _probe(model, one))  # type: ignore[misc]
     for part in asked.together(model.lm, concepts):
         _influences(model, part, places, told)
-    for name, make in zip(OPTIONAL, (_margin, _signature, _edits), strict=True):
-        if getattr(model.settings, name):
-            for one in concepts:
-                _piece(places[one.name] / name, told, lambda one=one, make=make: make(model, one))  # type: ignore[misc]
+    makers = dict(zip(OPTIONAL, (_margin, _signature, _edits, _k95), strict=True))
+    for name in parts(model.settings, model.untrained)[2:]:
+        for one in concepts:
+            _piece(places[one.name] / name, told, lambda one=one, make=makers[name]: make(model, one))  # type: ignore[misc]
 
 
-def complete(folder: Path, concepts: Sequence[Concept], settings: Settings) -> bool:
+def parts(settings: Settings, untrained: bool) -> list[str]:
+    """What is measured of a model and concept; of untrained models only what they are a control of."""
+    wanted = [name for name in OPTIONAL if getattr(settings, name)]
+    return ["probe", "influence", *(name for name in wanted if name in AS_CONTROL or not untrained)]
+
+
+def complete(folder: Path, concepts: Sequence[Concept], names: Sequence[str]) -> bool:
     """Whether every piece of a model is there and whole, so that the model need not be opened."""
-    names = ["probe", "influence", *(name for name in OPTIONAL if getattr(settings, name))]
     places = (folder / pieces.slug(number, one.name) / name for number, one in enumerate(concepts) for name in names)
     return all(pieces.whole(place) for place in places)
 
@@ -94,10 +101,6 @@ def _probe(model: Model, concept: Concept) -> Frames:
     found = depth_frames(probed(model.lm, concept, model.settings))
     recall, loss = mastery(model.lm, concept, model.settings.batch_size)
     found["depth"] = found["depth"].assign(recall=recall, query_loss=loss)
-    if model.settings.k95:
-        from influence.study.measure.sparse import neurons_for_95
-
-        found["depth"] = found["depth"].assign(k95=neurons_for_95(model.lm, concept, model.settings))
     return found
 
 
@@ -150,6 +153,12 @@ def _edits(model: Model, concept: Concept) -> Frames:
         return {"need": need_table(model.lm, concept, model.settings)}
     except BadEdit as why:
         raise Unmeasured(str(why)) from why
+
+
+def _k95(model: Model, concept: Concept) -> Frames:
+    from influence.study.measure.sparse import neurons_for_95
+
+    return {"neurons": pd.DataFrame({"k95": [neurons_for_95(model.lm, concept, model.settings)]})}
 
 
 def gathered(folder: Path, concepts: Sequence[str], keys: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame]]:
