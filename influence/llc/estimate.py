@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from influence.llc.diagnostics import Diagnostics, diagnose, relaxation
+from influence.llc.notes import BIAS, ESS, RHAT
 from influence.llc.trace import Trace
 
 if TYPE_CHECKING:
     import pandas
-
-RHAT, ESS, BIAS = 1.05, 100.0, 0.05  # beyond these an estimate carries a note
 
 
 class Withheld(FloatingPointError):

@@ -10,6 +10,7 @@ from torch.func import vmap
 
 from influence.llc.space import Space
 from influence.llc.target import Target
+from influence.llc.traced import traced
 
 Gradient = Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 
@@ -42,18 +43,23 @@ def alone(target: Target, space: Space, values: Tensor) -> Gradient:
 
 def together(target: Target, space: Space, values: Tensor) -> Gradient:
     """(items (c b …)) -> losses (c b) and gradient (c p) of all chains `values` (c p) in one vectorised pass."""
-    leaf = values.detach().requires_grad_()
 
     def one(flat: Tensor, *items: Tensor) -> Tensor:
         return target.losses(space.weights(flat), items)
 
     every = vmap(one)
 
-    def gradient(items: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def step(values: Tensor, *items: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = values.detach().requires_grad_()
         with torch.enable_grad():
             losses = every(leaf, *items)
             total = losses.mean(1).sum() * target.scale
             found = torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(leaf)
         return losses.detach(), found
+
+    again = traced(step)
+
+    def gradient(items: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return again(values, *items)
 
     return gradient
