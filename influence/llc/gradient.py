@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from influence.llc.space import Space
 from influence.llc.target import Target
-from influence.llc.traced import traced
+from influence.llc.traced import Step, traced
 
 Gradient = Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 
@@ -43,7 +43,17 @@ def alone(target: Target, space: Space, values: Tensor) -> Gradient:
 
 def together(target: Target, space: Space, values: Tensor) -> Gradient:
     """(items (c b …)) -> losses (c b) and gradient (c p) of all chains `values` (c p) in one vectorised pass."""
+    if id(target) not in space.recorded:  # what a search for a step size has recorded serves the chains after it
+        space.recorded[id(target)] = traced(_step(target, space))
+    again = space.recorded[id(target)]
 
+    def gradient(items: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return again(values, *items)
+
+    return gradient
+
+
+def _step(target: Target, space: Space) -> Step:
     def one(flat: Tensor, *items: Tensor) -> Tensor:
         return target.losses(space.weights(flat), items)
 
@@ -57,9 +67,4 @@ def together(target: Target, space: Space, values: Tensor) -> Gradient:
             found = torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(leaf)
         return losses.detach(), found
 
-    again = traced(step)
-
-    def gradient(items: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return again(values, *items)
-
-    return gradient
+    return step

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from influence.llc.target import Target, Weights
+
+if TYPE_CHECKING:
+    from influence.llc.traced import Step
 
 Mask = Mapping[str, Tensor | bool]
 
@@ -22,7 +26,7 @@ class Space:
     """The coordinates of the chains: p of them, `free` of which move.
 
     `center` (p) is w* there, `mask` (p) is 1 where a coordinate moves (None: everywhere), `fixed` are the
-    parameters without any coordinate that moves.
+    parameters without any coordinate that moves. `recorded` keeps recorded steps (`influence.llc.traced`) by target.
     """
 
     shapes: dict[str, torch.Size]
@@ -30,6 +34,7 @@ class Space:
     mask: Tensor | None
     fixed: Weights
     free: int
+    recorded: dict[int, Step] = field(default_factory=dict, repr=False)
 
     def weights(self, flat: Tensor) -> Weights:
         """All parameters by name, those in `flat` (p) as views of it."""

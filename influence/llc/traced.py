@@ -34,7 +34,7 @@ def traced(step: Step) -> Step:
     tried: dict[Any, int] = {}
 
     def run(values: Tensor, *items: Tensor) -> tuple[Tensor, Tensor]:
-        key = tuple((one.shape, one.dtype) for one in items)
+        key = tuple((one.shape, one.dtype) for one in (values, *items))
         graph = found.get(key)
         if graph is not None and tried[key] >= 2:
             with torch.no_grad():

@@ -85,14 +85,14 @@ def materials(spec: Spec) -> Materials:
 
 
 def _lines(ladder: Ladder, spec: Spec) -> dict[str, dict[str, Any]]:
-    """The lines to be measured by task, largest first, so that processes end at about the same time."""
+    """The lines to be measured by task: trained models first, of these the largest, so that processes end together."""
     frame = ladder.models
     wanted = spec.names(list(dict.fromkeys(frame["model"])), spec.models, "model")
     frame = frame[frame["model"].isin(wanted)]
     last = frame.groupby("model")["step"].transform("max")
     keep = frame["step"].isin(spec.steps) if spec.steps else frame["step"] == last
     keep = (keep & ~frame["untrained"]) | (frame["untrained"] & spec.untrained)
-    frame = frame[keep].sort_values(["parameters", "model", "step"], ascending=[False, True, True])
+    frame = frame[keep].sort_values(["untrained", "parameters", "model", "step"], ascending=[True, False, True, True])
     if frame.empty:
         raise BadData("no trained model is left; give steps that the ladder has, or other models")
     return {f"{line['model']}@{line['step']}": line for line in frame.to_dict("records")}
