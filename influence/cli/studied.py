@@ -52,7 +52,7 @@ def _short(value: float) -> str:
 def _left_out(study: Study) -> list[str]:
     if not study.skipped:
         return []
-    names = dict.fromkeys(str(one["concept"]) for one in study.skipped)
+    names = dict.fromkeys(str(one["concept"] or one["part"]) for one in study.skipped)
     return [f"left out: {len(study.skipped)} parts of {', '.join(names)}; reasons in skipped.json"]
 
 

@@ -27,6 +27,8 @@ def study(
     signature: int | None = None,
     edits: int | None = None,
     k95: bool | None = None,
+    llc: int | None = None,
+    llc_rows: int | None = None,
     removal: int | None = None,
     removal_seeds: int | None = None,
     removal_sizes: Names = None,
@@ -62,6 +64,8 @@ def study(
         signature: Items of the descriptive quantity 4 (0: none).
         edits: Questions on which previous tokens are edited, to see how long they are needed (0: none).
         k95: Measure how few neurons tell each concept.
+        llc: Draws per chain of the local learning coefficient of every layer and head (0: none).
+        llc_rows: Training rows on which it is estimated (500).
         removal: Rows taken out for each concept in retrainings (0: none).
         removal_seeds: Retrainings of each arm (5).
         removal_sizes: Sizes that are retrained; the two smallest unless given.

@@ -72,16 +72,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         disk.replace(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings into a new folder, or compare them with what the folder was made with."""
+def claim(folder: Path, settings: Mapping[str, Any], later: Mapping[str, Any] | None = None) -> None:
+    """Write the settings into a new folder, or compare them with what the folder was made with.
+
+    `later`: settings that a folder may lack since it was made before there were any, with what it was made with.
+    """
     if (folder / "settings.json").exists():
-        compare(folder, settings)
+        compare(folder, settings, later)
     else:
         write_json(folder / "settings.json", settings)
 
 
-def compare(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise OtherSettings, listing the differences, where the folder was made with other settings."""
+def compare(folder: Path, settings: Mapping[str, Any], later: Mapping[str, Any] | None = None) -> None:
+    """Raise OtherSettings, listing the differences, where a folder was made with others; `later` as in `claim`."""
     asked = json.loads(json.dumps(settings))
     try:
         found = json.loads((folder / "settings.json").read_text())
@@ -89,6 +92,8 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         raise OtherSettings(
             f"{folder}/settings.json is damaged ({error}); delete {folder} or choose another"
         ) from error
+    if isinstance(found, dict):
+        found = {**json.loads(json.dumps(dict(later or {}))), **found}
     if different := list(differences(found, asked)):
         raise OtherSettings(
             f"{folder} was begun with other settings:\n  " + "\n  ".join(different) + "\nGive the settings "

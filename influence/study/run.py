@@ -22,10 +22,11 @@ from influence.store import NotARun, disk
 from influence.store.errors import writing
 from influence.store.share import share
 from influence.study.materials import Materials, materials
+from influence.study.measure import coefficients
 from influence.study.measure.cell import Model, complete, gathered, measure, parts, reasons
 from influence.study.measure.need import as_columns
 from influence.study.result import Study, joined, of_trained, open_study
-from influence.study.spec import Spec, spec_of
+from influence.study.spec import Spec, defaults, spec_of
 from influence.study.without import without
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def study(
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     _refuse_foreign(root)
-    share(["settings"], lambda *_: claim(root, _settings(spec, made)), root / ".locks")
+    share(["settings"], lambda *_: claim(root, _settings(spec, made), defaults()), root / ".locks")
     helpers = _helpers(spec, root, processes, len(made.lines))
     try:
         _measure_all(spec, made, root, progress)
@@ -148,7 +149,8 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
     before = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
     names = {task: parts(spec.measured, line["untrained"]) for task, line in made.lines.items()}
-    total = sum(map(len, names.values())) * len(made.concepts)
+    once = int(spec.measured.llc > 0)  # what is measured of a model once for all concepts
+    total = sum(map(len, names.values())) * len(made.concepts) + once * len(made.lines)
     try:
         with tqdm(total=total, desc="study", unit="part", disable=not shown) as bar:
 
@@ -159,13 +161,15 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
             def one(task: str, _: int) -> None:
                 line = made.lines[task]
                 folder = root / "cells" / task
-                if complete(folder, made.concepts, names[task]):
-                    bar.update(len(names[task]) * len(made.concepts))
+                if complete(folder, made.concepts, names[task]) and coefficients.complete(folder, spec.measured):
+                    bar.update(len(names[task]) * len(made.concepts) + once)
                     return
                 lm = made.ladder.load(line["model"], line["step"], device=spec.device)
                 _log(root, task, "begins")
                 model = Model(task, folder, lm, made.rows, spec.measured, False, line["untrained"])
                 measure(model, made.concepts, lambda word: told(task, word))
+                if once:
+                    coefficients.measure(model, lambda word: told(task, word))
                 _log(root, task, "measured")
 
             share(list(made.lines), one, root / ".locks")
@@ -189,11 +193,15 @@ def _gather(spec: Spec, made: Materials, root: Path, progress: bool) -> None:
         keys = {"model": line["model"], "step": line["step"]}
         found_parts += gathered(root / "cells" / task, names, keys)
         left_out += reasons(root / "cells" / task, names, keys)
+        found_parts += coefficients.gathered(root / "cells" / task, keys)
+        left_out += coefficients.reasons(root / "cells" / task, keys)
     tables = {"models": made.models(), "concepts": made.table(), **joined(found_parts)}
     columns = [as_columns(tables["need"])] if "need" in tables else []
     columns += [tables.pop("neurons")] if "neurons" in tables else []
     for one in columns:
         tables["depth"] = tables["depth"].merge(one, how="left", on=["model", "step", "concept"])
+    if "llc" in tables:
+        tables["models"] = coefficients.by_model(tables["models"], tables["llc"])
     if spec.removal:
         tables["removal"] = without(spec, made, of_trained(tables["depth"], tables["models"]), root, progress)
     with writing(root / "tables"):

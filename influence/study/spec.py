@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,12 @@ class Spec:
             if not fnmatch.filter(known, pattern):
                 raise BadData(f"no {what} is called {pattern!r}; there are: {', '.join(known)}")
         return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def defaults() -> dict[str, Any]:
+    """What every setting is where it is not given: what a study made before there was the setting was measured with."""
+    own = {one.name: one.default for one in fields(Spec) if one.default is not MISSING}
+    return {name: _plain(value) for name, value in own.items() if name != "device"} | Settings().to_dict()
 
 
 def spec_of(given: Mapping[str, Any]) -> Spec:

@@ -15,6 +15,7 @@ class Settings:
     the number of items whose probe margin is traced in each layer (0: not measured); `signature` the items of the
     descriptive quantity 4 (0: not measured), over `signature_rows` rows; `edits` the questions on which it is measured
     how long previous tokens are needed (0: not measured). `k95`: neurons for 95 % of what a dense probe tells.
+    `llc`: draws per chain of λ̂ of every layer and head, once per model (0: not measured), over `llc_rows` rows.
     `dtype`: "bfloat16" computes influence in it.
     """
 
@@ -29,6 +30,8 @@ class Settings:
     signature_rows: int = 256
     edits: int = 0
     k95: bool = False
+    llc: int = 0
+    llc_rows: int = 500
     batch_size: int = 32
     dtype: str | None = None
     seed: int = 0
@@ -36,6 +39,7 @@ class Settings:
     def __post_init__(self) -> None:
         least = {"splits": 1, "bootstrap": 20, "fit_rows": 1, "queries": 1, "controls": 1, "margin": 0, "signature": 0}
         least |= {"edits": 0, "signature_rows": 50, "batch_size": 1, "seed": 0}
+        least |= {"llc": 8 if self.llc else 0, "llc_rows": 2}
         low = {name: getattr(self, name) for name, bound in least.items() if getattr(self, name) < bound}
         if low or not self.damping > 0:
             told = ", ".join(f"{name} = {value} (at least {least[name]})" for name, value in low.items())
