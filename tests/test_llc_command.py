@@ -19,7 +19,7 @@ from influence.store import OtherSettings
 
 QUICK: dict[str, Any] = {
     "n_beta": 5.0, "gamma": 50.0, "step_size": 1e-5, "batch_size": 4, "chains": 2, "draws": 8, "thin": 1, "burn_in": 2,
-    "length": 32, "limit": 12, "progress": False,
+    "length": 32, "limit": 12, "report": False, "progress": False,
 }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_numbers_are_those_of_the_function(given: dict[str, str], tmp_path: Path
     table = found.table("llc")
     lm = influence.load(given["model"])
     rows = influence.corpus(given["data"], lm, length=32, limit=12)
-    settings = {name: value for name, value in QUICK.items() if name not in ("length", "limit")}
+    settings = {name: value for name, value in QUICK.items() if name not in ("length", "limit", "report")}
     one = influence.llc(lm, rows, where="layer 0 mlp", **settings)
     line = table[table["part"] == "layer 0 mlp"].iloc[0]
     assert line["value"] == pytest.approx(one.value) and line["mcse"] == pytest.approx(one.mcse)
@@ -110,8 +110,10 @@ def test_a_withheld_estimate_is_a_line_that_says_so(given: dict[str, str], tmp_p
 
 
 def test_the_command_line(given: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in QUICK.items() if name != "progress")
-    line = f"llc {given['model']} --data {given['data']} --out {tmp_path / 'run'} {flags} --no-progress"
+    flags = " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in QUICK.items() if name not in ("report", "progress")
+    )
+    line = f"llc {given['model']} --data {given['data']} --out {tmp_path / 'run'} {flags} --no-report --no-progress"
     assert command(line.split() + ["--where", "layer 0 mlp"]) == 0
     assert "layer 0 mlp" in capsys.readouterr().out
     assert command(line.replace("run ", "other ").split() + ["--where", "layer 9"]) == 2

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from influence.cli import concepts, parts, show, stages
 from influence.cli.result import Result, shown
 from influence.cli.stages import Work
+from influence.store import NotARun, read_manifest
 
 if TYPE_CHECKING:
     import pandas
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CHAINS = ("sampler", "n_beta", "gamma", "batch_size", "chains", "draws", "thin", "burn_in", "seed", "unit")
 PARTS = "parts/llc"
+TABLE = "tables/llc.parquet"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Coefficients(Result):
 
     def summary(self) -> tuple[list[str], list[list[str]]]:
         """A line per part (and checkpoint): the estimate with its certificate."""
+        from influence.llc.notes import kinds
+
         frame = self.table("llc")
         several = frame["step"].nunique() > 1
         head = [*(["step"] if several else []), "part", "λ̂", "± MC", "R-hat", "ESS", "kept", "bias ≤", "notes"]
@@ -37,17 +41,21 @@ class Coefficients(Result):
         for one in frame.to_dict("records"):
             told = [show.number(one[name], 3) for name in ("value", "mcse", "rhat", "ess")]
             told += [f"{one['kept']:.0f}/{one['asked_chains']:.0f}", show.number(one["step_bias"], 2)]
-            rows.append([*([f"{one['step']:g}"] if several else []), one["part"], *told, _brief(one["notes"])])
+            rows.append(
+                [*([f"{one['step']:g}"] if several else []), one["part"], *told, ", ".join(kinds(one["notes"]))]
+            )
         return head, rows
 
     def __str__(self) -> str:
         one = self.table("llc").iloc[-1]
-        lines = show.table(*self.summary(), f"{shown(self.folder)}/tables").splitlines()[:16]
+        lines = show.table(*self.summary(), f"{shown(self.folder)}/tables").splitlines()[:15]
         lines.append(
             f"nβ {one['n_beta']:.4g}, γ {one['gamma']:.4g}, {one['sampler']}: a damped effective dimension; "
             "full notes in tables/llc.parquet"
         )
         lines.append(f"run      {shown(self.folder)}")
+        if self.report is not None:
+            lines.append(f"report   {shown(self.report)}#llc")
         return "\n".join([*lines, f"next     {self.next}"])
 
     __repr__ = __str__
@@ -85,6 +93,7 @@ def run_llc(
     thin: int = 5,
     burn_in: int = 500,
     seed: int = 0,
+    report: bool = True,
     progress: bool = True,
 ) -> Coefficients:
     """`influence.llc` for several parts and checkpoints of a model, in one directory; a second call goes on.
@@ -95,6 +104,7 @@ def run_llc(
             in `influence.llc`.
         checkpoints: earlier states: folders, revisions of the hub model, or a training folder for all in it. The last
             number in a name is its step. A part has one step size at all of them, that found at `model` itself.
+        report: write report.html (needs the extra `report`).
 
     The other arguments are those of `influence.load`, `influence.corpus` and `influence.llc`.
 
@@ -110,7 +120,16 @@ def run_llc(
         names = _names(lm, work.asked["where"])
         if not all(work.run.piece(f"tables/{name}.parquet") for name in _tables(work)):
             _tabulate(work, list(_measured(work, lm, rows, names)))
-        return Coefficients(work.run.root, None, _next(work.asked))
+        page = stages.report(work) if report else None
+        return Coefficients(work.run.root, page, _next(work.asked))
+
+
+def again(folder: Path, page: Path | None) -> Coefficients:
+    """The result of a finished run."""
+    manifest = read_manifest(folder)
+    if TABLE not in manifest["pieces"]:
+        raise NotARun(f"the run in {folder} has no coefficients yet; finish it: {manifest.get('command')}")
+    return Coefficients(folder, page, _next(manifest["settings"]))
 
 
 def _tables(work: Work) -> list[str]:
@@ -188,7 +207,8 @@ def _one(work: Work, lm: LM, rows: Rows, name: str, step_size: float | None) -> 
         line |= {"kept": int(trace.kept.sum()), "asked_chains": plan.chains, "sampler": plan.sampler.name}
         line |= {"notes": str(error)}
     draws = [[_plain(value) for value in chain] for chain in (trace.plan.n_beta * trace.excess).tolist()]
-    return {"line": {key: _plain(value) for key, value in {"part": name, **line}.items()}, "draws": draws}
+    line = {key: _plain(value) for key, value in {"part": name, **line}.items()}
+    return {"line": line, "draws": draws, "kept": trace.kept.tolist()}
 
 
 def _plain(value: Any) -> Any:
@@ -204,12 +224,13 @@ def _tabulate(work: Work, found: Sequence[dict[str, Any]]) -> None:
         lines = [{"step": found[k]["step"], **found[k]["line"]} for k in order]
         table = stages.ensure_table(work, "llc", lambda: _numbers(pandas.DataFrame(lines)))
         draws = [
-            {"step": found[k]["step"], "part": found[k]["line"]["part"], "chain": chain, "draw": draw, "energy": value}
+            {"step": found[k]["step"], "part": found[k]["line"]["part"], "chain": chain, "draw": draw, "energy": value,
+             "kept": found[k]["kept"][chain]}
             for k in order
             for chain, values in enumerate(found[k]["draws"])
             for draw, value in enumerate(values)
-        ]
-        stages.ensure_table(work, "llc_draws", lambda: pandas.DataFrame(draws))
+        ]  # fmt: skip
+        stages.ensure_table(work, "llc_draws", lambda: pandas.DataFrame(draws).astype({"energy": float}))
         if table["step"].nunique() > 1:
             stages.ensure_table(work, "llc_curves", lambda: _curves(table))
     parts.forget(work.run, PARTS)
@@ -239,13 +260,6 @@ def _curves(table: pandas.DataFrame) -> pandas.DataFrame:
     frame = pandas.DataFrame(lines)
     frame["silhouette"] = labels.attrs.get("silhouette")
     return frame
-
-
-def _brief(notes: Any) -> str:
-    """Which notes there are, in a few words."""
-    words = {"negative": "negative", "R-hat": "R-hat", "effective draws": "few draws", "diverged": "diverged",
-             "step size may": "step size", "forget": "short", "does not depend": "no effect"}  # fmt: skip
-    return ", ".join(short for long, short in words.items() if isinstance(notes, str) and long in notes)
 
 
 def _next(asked: dict[str, Any]) -> str:

@@ -131,13 +131,13 @@ def score(
 
 
 def write_again(folder: str | Path) -> Result:
-    """The report of a finished run, of scores or of probes, from what is stored; no model is opened."""
-    from influence.cli import intervening, probing, sparse
+    """The report of a finished run of any command from what is stored; no model is opened."""
+    from influence.cli import coefficients, intervening, probing, sparse
 
     with open_run(folder, None) as opened:
         page = stages.report(Work(opened, False, {}, [stages.REPORT]))
         pieces = opened.manifest["pieces"]
-    for room in (probing, sparse, intervening):
+    for room in (probing, sparse, intervening, coefficients):
         if room.TABLE in pieces:
             return room.again(opened.root, page)
     return Result(opened.root, page, _more(opened.root))

@@ -33,6 +33,7 @@ def llc(
     thin: own.Thin = 5,
     burn_in: own.BurnIn = 500,
     seed: own.Seed = 0,
+    report: flags.Report = True,
     progress: flags.Progress = True,
     config: flags.Config = None,
     python: flags.Python = False,

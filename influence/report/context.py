@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from influence.report import checks, interventions, probing, sparse, trust
+from influence.report import checks, interventions, llc, probing, sparse, trust
 from influence.report.cards import RANKINGS, SIDES, Cards, facts_of_rows, sides
 from influence.report.dots import trust_figures
 from influence.report.figures import EKFAC, Build, of_query, query_figures, retrieval, top_share
@@ -38,6 +38,8 @@ def context(run: Run, limits: Limits, drawing: Drawing, progress: bool = False) 
         "sparse_svg": {name: drawing(name, build, said) for name, build, said in sparse.sparse_figures(run)},
         "edits": interventions.section(run),
         "edit_svg": {name: drawing(name, build, said) for name, build, said in interventions.edit_figures(run)},
+        "llc": llc.section(run),
+        "llc_svg": {name: drawing(name, build, said) for name, build, said in llc.llc_figures(run)},
         "provenance": _provenance(run),
     }
 

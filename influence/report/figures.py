@@ -165,10 +165,11 @@ def all_figures(run: Run) -> Iterator[tuple[str, Build]]:
     """(name, what builds the chart) for every figure that the run's tables allow."""
     from influence.report.dots import trust_figures
     from influence.report.interventions import edit_figures
+    from influence.report.llc import llc_figures
     from influence.report.probing import probing_figures
     from influence.report.sparse import sparse_figures
 
-    for name, build, _ in (*probing_figures(run), *sparse_figures(run), *edit_figures(run)):
+    for name, build, _ in (*probing_figures(run), *sparse_figures(run), *edit_figures(run), *llc_figures(run)):
         yield name, build
     if "queries" not in run.tables:
         return

@@ -52,9 +52,31 @@ COLUMNS = {
         "better",
     ),
     "intervene_tasks": ("task", "about", "questions", "groups", "mode", "parallel", "share", "level", "notes"),
+    "llc": (
+        "step",
+        "part",
+        "value",
+        "mcse",
+        "rhat",
+        "ess",
+        "kept",
+        "asked_chains",
+        "step_bias",
+        "n_beta",
+        "gamma",
+        "sampler",
+        "notes",
+    ),
+    "llc_draws": ("step", "part", "chain", "draw", "energy", "kept"),
+    "llc_curves": ("part", "cluster", "borders"),
 }
 REQUIRED = ("queries", "top")  # of a run of scores
-OTHERWISE = ("probe_table", "sparse_features", "intervene_depths")  # of which one makes a run of probes, without scores
+OTHERWISE = (
+    "probe_table",
+    "sparse_features",
+    "intervene_depths",
+    "llc",
+)  # of which one makes a run of probes, without scores
 MOST_SCORES = 200_000_000  # numbers read from scores.zarr for the comparison of queries; above it is left out
 
 

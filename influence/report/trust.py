@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from influence.report import checks, interventions, probing, sparse
+from influence.report import checks, interventions, llc, probing, sparse
 from influence.report.figures import EKFAC
 from influence.report.read import Run
 from influence.report.words import clean, count, is_missing, number, percent, plural, seconds, shorten
@@ -45,8 +45,14 @@ def row_count(run: Run) -> int | None:
 def asked(run: Run) -> str:
     """One sentence: the question that the run answers."""
     if "queries" not in run.tables:
-        room = interventions if interventions.has_edits(run) else sparse
-        return (probing if probing.has_probes(run) else room).asked(run, shorten(model_name(run), 80))
+        found = (
+            (probing.has_probes, probing.asked),
+            (interventions.has_edits, interventions.asked),
+            (llc.has_coefficients, llc.asked),
+            (sparse.has_sparse, sparse.asked),
+        )
+        question = next((asks for has, asks in found if has(run)), sparse.asked)
+        return question(run, shorten(model_name(run), 80))
     rows, source = row_count(run), shorten(data_name(run), 80)
     which = "Which training rows" if rows is None else f"Which of {plural(rows, 'training row')}"
     amount = len(run.tables["queries"])
@@ -67,6 +73,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Concepts", count(len(run.tables["probe_concepts"])) if probing.has_probes(run) else ""),
         ("Tasks", count(len(run.tables["intervene_tasks"])) if interventions.has_edits(run) else ""),
         ("Features", count(len(run.tables["sparse_features"])) if sparse.has_sparse(run) else ""),
+        ("Parts", count(run.tables["llc"]["part"].nunique()) if llc.has_coefficients(run) else ""),
         ("Training rows", count(row_count(run)) if row_count(run) is not None else ""),
         ("Tokens", count(found["n_tokens"]) if "n_tokens" in found else ""),
         ("Queries", "" if _only_probes(run) else count(len(run.tables["queries"]))),
@@ -78,7 +85,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def trust(run: Run) -> list[dict[str, str]]:
     """How far the answers can be trusted, as {"head", "text", "level"}; level is "good", "note" or "bad"."""
-    probes = [*probing.trust(run), *sparse.trust(run), *interventions.trust(run)]
+    probes = [*probing.trust(run), *sparse.trust(run), *interventions.trust(run), *llc.trust(run)]
     if _only_probes(run):
         return probes
     return [checks.badge(run), _damping(run), _factors(run), _tracked(run), _baselines(run), _seeds(run), *probes]
