@@ -3,7 +3,7 @@
 Everything comes in as plain data, a mapping with these keys (all but `tables` may be missing):
 
     tables    frames by name: models, concepts, curve, depth, layer_mass, layer_tail, tails, margin, removal, signature,
-              with the columns in `read.COLUMNS` at least; only models must be there
+              llc, with the columns in `read.COLUMNS` at least; only models must be there
     models, concepts   the same two frames, where they are kept apart from the other tables
     verdicts  mappings with quantity, effect, low, high, unit, p, p_adjusted, null, decision, words, and optionally
               falsifiers, controls (name -> p), parts (a frame or list of mappings), details, remarks

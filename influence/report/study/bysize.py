@@ -25,7 +25,8 @@ def _frame(rise: tuple[float, float], span: tuple[float, float] = (0, 1)) -> Fra
     return Frame(LEFT, TOP, WIDTH - LEFT - 6, HEIGHT - TOP - FOOT, span, rise)
 
 
-def _head(size: str, note: str) -> list[Element]:
+def panel_head(size: str, note: str) -> list[Element]:
+    """A panel's name and what stands at its right."""
     name = said(LEFT, 11, shorten(clean(size), 14), "ink", size=11, bold=True)
     return [name, said(WIDTH - 6, 11, note, anchor="end", size=10)]
 
@@ -44,7 +45,7 @@ def meeting(study: Study) -> dict[str, Panel]:
     for size in study.sizes:
         part = both[both["size"] == size].groupby("concept")[["d50", "centroid"]].mean()
         frame = _frame(rise)
-        drawn = [*_head(size, plural(len(part), "concept")), *axes(frame, [0, 0.5, 1], [*rise])]
+        drawn = [*panel_head(size, plural(len(part), "concept")), *axes(frame, [0, 0.5, 1], [*rise])]
         for concept, one in part.iterrows():
             null = study.is_null(str(concept))
             place = frame.x(one["d50"]), frame.y(one["centroid"])
@@ -114,7 +115,10 @@ def _bands(size: str, part: pandas.DataFrame, series: Mapping[str, tuple[str, st
            what: str) -> Panel:  # fmt: skip
     frame = _frame(rise)
     ticks = [rise[0], (rise[0] + rise[1]) / 2, rise[1]]
-    drawn = [*_head(size, plural(part["concept"].nunique(), "concept")), *axes(frame, [0, 0.5, 1], ticks, "{:.3g}")]
+    drawn = [
+        *panel_head(size, plural(part["concept"].nunique(), "concept")),
+        *axes(frame, [0, 0.5, 1], ticks, "{:.3g}"),
+    ]
     told = []
     for name, (colour, dash) in series.items():
         by = part.groupby("depth")[name]
@@ -152,7 +156,7 @@ def gaps(study: Study) -> dict[str, Panel]:
 
 def _gap(size: str, part: pandas.DataFrame, most: float) -> Panel:
     frame = _frame((-most, most), (-1, 1))
-    drawn = [*_head(size, plural(part["concept"].nunique(), "concept"))]
+    drawn = [*panel_head(size, plural(part["concept"].nunique(), "concept"))]
     drawn += axes(frame, [-1, 0, 1], [-most, 0, most], "{:+.2g}")
     drawn += line([(frame.x(0), frame.top), (frame.x(0), frame.top + frame.height)], "accent", 1.2)
     drawn += [dot(frame.x(x), frame.y(y), "muted", 1.3, opacity=0.35)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from influence.report.study import methods, trends, verdicts
+from influence.report.study import local, methods, trends, verdicts
 from influence.report.study.cells import centroids, metric_of
 from influence.report.study.maps import map_names, metric_name
 from influence.report.study.read import CHANCE, Study, first_of
@@ -63,6 +63,7 @@ def context(study: Study, inside: Figures) -> dict[str, Any]:
                    trends.trends(study)],
         "removal": _removal(study),
         "signature": _signature(study),
+        "llc": local.lines(study),
         "figures": inside,
         "left_out": _skipped(study),
         "skipped_more": max(0, len(study.skipped) - SHOWN),

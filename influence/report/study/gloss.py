@@ -46,6 +46,18 @@ DEFINITIONS: dict[str, tuple[str, ...]] = {
         "at most .05 and no control is. Quantity 4 is descriptive and stands outside.",
     ),
 }
+# of the section "llc", where something of it was measured
+COEFFICIENTS = (
+    "The local learning coefficient of a part is λ̂ = nβ (mean of L(w) − L(w*)), L the mean over rows of their summed "
+    "loss, along chains that begin at the model's weights w* and in which only this part moves: a whole block (layer), "
+    "or the query, key, value and output weights of one head. They sample p(w) ∝ exp(−nβ L(w) − (γ/2)‖w − w*‖²) by "
+    "SGLD on batches of 32 rows: 4 chains, 200 steps before the first draw and 2 for each draw, nβ = n / log n of the "
+    "rows drawn, γ = 100. The rows are drawn by the seed alone, the same for every model.",
+    "All layers of a model have one step size and all its heads one: the smallest of those that the search finds for "
+    "each layer, and for the first head of each layer, on the model itself (short chains must not diverge, and the "
+    "step may add at most 5 % to the estimate). An estimate is withheld where fewer than two chains have not diverged. "
+    "Untrained models, where they are measured, are a control: their weights are no minimum of the loss.",
+)
 STATISTICS = {
     1: "Spearman correlation over concepts of the centroid of influence with D50 within each model, averaged over "
     "models with weight concepts \u2212 1.",
@@ -72,6 +84,7 @@ PLACE = {
          "bootstrap"), "probe"),
     **dict.fromkeys(("influence", "damping", "fit_rows", "solver", "blocks", "dtype", "batch_size", "factors"),
                     "influence"),
+    **dict.fromkeys(("llc", "llc_rows"), "llc"),
     **dict.fromkeys(("margin", "signature", "signature_rows", "removal", "retrain", "retraining",
          "removal_seeds", "removal_sizes"), "margin"),
     **dict.fromkeys(("tests", "test", "hypotheses", "permutations", "level", "alpha", "seed"), "tests"),
@@ -110,6 +123,8 @@ GLOSS = {
     "signature": "items per concept of the descriptive quantity 4; 0: not measured",
     "signature_rows": "rows of a signature",
     "k95": "whether neurons for 95 % of a dense probe are counted",
+    "llc": "draws per chain of the local learning coefficient of every layer and head; 0: not measured",
+    "llc_rows": "training rows on which it is estimated, all where there are fewer",
     "batch_size": "sequences at a time",
     "dtype": "precision of influence; float32 where it is not set",
     "seed": "of draws, splits and controls",

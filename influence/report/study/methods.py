@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from influence.report.study.gloss import DEFINITIONS, GLOSS, PLACE, STATISTICS
+from influence.report.study.gloss import COEFFICIENTS, DEFINITIONS, GLOSS, PLACE, STATISTICS
 from influence.report.study.verdicts import NAMES, PRIMARIES, value
 from influence.report.words import clean, count, fixed, is_missing, number, plural
 
@@ -21,6 +21,7 @@ SECTIONS = {
     "probe": "Probes and depth",
     "influence": "Influence",
     "margin": "Margin, signature and removal",
+    "llc": "Local learning coefficients",
     "tests": "Tests",
     "other": "Other settings",
 }
@@ -89,6 +90,7 @@ def sections(
         "models": list(_models(models)),
         "concepts": list(_concepts(concepts)),
         "tests": list(_tests(verdicts)),
+        "llc": COEFFICIENTS if any(path[-1] == "llc" and text != "0" for path, text in leaves) else (),
     }
     found = []
     for name, head in SECTIONS.items():

@@ -13,7 +13,7 @@ from influence.report import words
 from influence.report.extra import needed
 from influence.report.page import FILTERS, asset, source_hash, write_page
 from influence.report.payload import script_json
-from influence.report.study import bysize
+from influence.report.study import bysize, local
 from influence.report.study.cells import Cell, cells, metric_of
 from influence.report.study.context import context
 from influence.report.study.maps import map_names, metric_name, panel, scales
@@ -27,6 +27,7 @@ SMALL: dict[str, tuple[str, Callable[[Study], dict[str, Panel]]]] = {
     "tail-exponents": ("Tail exponents of bearing and matched rows", bysize.tails),
     "tail-gaps": ("Bearing less matched exponent by depth less D50", bysize.gaps),
     "margin-auc": ("AUC of influence on the margin", bysize.margins),
+    "llc-heads": ("Local learning coefficients of heads", local.heads),
 }
 
 
@@ -60,7 +61,7 @@ def write_study_report(out_html: str | Path, payload: Mapping[str, Any]) -> Path
 def study_figures(payload: Mapping[str, Any]) -> dict[str, str]:
     """Every figure of a study as an SVG document on white, by the name of its file without .svg.
 
-    "map-CONCEPT" has depth × influence of one concept at every size; see `SMALL` and `trends.charts` for others.
+    "map-CONCEPT" has depth × influence of one concept at every size; others: `SMALL`, `trends.charts`, `local.charts`.
     Raises what `write_study_report` does.
     """
     return _drawn(read_study(payload)).whole
@@ -81,7 +82,7 @@ def _drawn(study: Study) -> Drawn:
         small = list(build(study).values())
         if small:
             _keep(found, name, small, title)
-    for name, make, label in charts(study):
+    for name, make, label in (*charts(study), *local.charts(study)):
         chart = make()
         drawing = draw(chart)
         found.inside[name] = [inline(drawing, name, label)]

@@ -23,6 +23,7 @@ COLUMNS = {
     "margin": ("model", "step", "concept", "layer", "auc"),
     "removal": ("size", "seed", "concept", "arm", "d50_before", "d50_after"),
     "signature": ("model", "step", "concept", "auc_signature", "auc_backward"),
+    "llc": ("model", "step", "part", "layer", "head", "depth", "llc", "rhat"),
 }
 KINDS = ("answer", "lexical", "syntactic", "truth", "two-hop", "user")
 CHANCE = "chance"
@@ -34,7 +35,7 @@ class Study:
 
     `models`: a line per trained model (its last step), by parameters and seed. `concepts`: by kind, then by mean D50,
     undefined last; columns concept, kind, expected, about, and numbers where they were given. `tables`: those that
-    there are, only lines of `models` and `concepts`, with the column size.
+    there are, only lines of `models` and `concepts`, with the column size; "llc_untrained" has those of untrained ones.
     """
 
     models: pandas.DataFrame
@@ -84,9 +85,11 @@ def read_study(payload: Mapping[str, Any]) -> Study:
     tables = {name: _checked(name, frame) for name, frame in given.items() if name in COLUMNS and frame is not None}
     if "models" not in tables or not len(tables["models"]):
         raise ValueError(f"a study's report needs the table models; it got {', '.join(given) or 'no table'}")
-    models = _models(tables.pop("models"))
+    every = tables.pop("models")
+    models = _models(every)
     about = tables.pop("concepts", None)
-    tables = {name: _last(frame, models) for name, frame in tables.items()}
+    raw = _untrained(tables.get("llc"), every)
+    tables = {name: _last(frame, models) for name, frame in tables.items()} | raw
     concepts = _concepts(about, tables)
     kept = {name: frame for name, frame in tables.items() if len(frame)}
     settings = dict(payload.get("settings") or {})
@@ -124,6 +127,13 @@ def _models(table: pandas.DataFrame) -> pandas.DataFrame:
     return last.sort_values(["parameters", "size", "seed"], kind="stable").reset_index(drop=True)
 
 
+def _untrained(frame: pandas.DataFrame | None, models: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """The lines of the untrained models, as the table llc_untrained."""
+    if frame is None or "untrained" not in models:
+        return {}
+    return {"llc_untrained": _last(frame, models[models["untrained"].astype(bool)])}
+
+
 def _last(frame: pandas.DataFrame, models: pandas.DataFrame) -> pandas.DataFrame:
     """The lines of these models at their step, with size and seed."""
     if "model" not in frame:
@@ -137,7 +147,7 @@ def _concepts(about: pandas.DataFrame | None, tables: Mapping[str, pandas.DataFr
     import pandas
 
     named = pandas.Index(pandas.unique(pandas.concat([pandas.Series([], dtype=object),
-                         *(frame["concept"] for frame in tables.values())])))  # fmt: skip
+                         *(frame["concept"] for frame in tables.values() if "concept" in frame)])))  # fmt: skip
     if about is None:
         about = pandas.DataFrame({"concept": named, "kind": "not stated"})
     lost = [name for name in named if name not in set(about["concept"])]
