@@ -41,13 +41,13 @@ def layer_chart(rows: pandas.DataFrame, sizes: list[str]) -> altair.TopLevelMixi
     here = [size for size in sizes if (rows["size"] == size).any()]
     rows = rows.assign(rank=[here.index(size) for size in rows["size"]])
     means = rows.groupby(["rank", "depth"])["llc"].mean().reset_index()
-    shades = [0.2 + 0.8 * (rank + 1) / len(here) for rank in range(len(here))]
+    faintest = 0.3 if len(here) > 1 else 1.0
     names = {str(rank): shorten(clean(size), 14) for rank, size in enumerate(here)}
     legend = alt.Legend(title=None, orient="top", labelExpr=f"{json.dumps(names)}[datum.label]", symbolType="circle",
                         symbolFillColor=COLOUR["accent"], symbolStrokeColor=COLOUR["accent"])  # fmt: skip
-    shade = alt.Opacity("rank:O", scale=alt.Scale(domain=list(range(len(here))), range=shades), legend=legend)
+    shade = alt.Opacity("rank:O", scale=alt.Scale(domain=list(range(len(here))), range=[faintest, 1.0]), legend=legend)
     x = alt.X("depth:Q", title="depth", scale=alt.Scale(domain=[0, 1.02], nice=False),
-              axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1]))  # fmt: skip
+              axis=alt.Axis(values=[0, 0.5, 1]))  # fmt: skip
     y = alt.Y("llc:Q", title="λ̂ of a layer", axis=alt.Axis(tickCount=5))
     lines = alt.Chart(means).mark_line(strokeWidth=1.6, color=COLOUR["accent"]).encode(x=x, y=y, opacity=shade)
     dots = alt.Chart(rows).mark_point(filled=True, size=34, color=COLOUR["accent"]).encode(x=x, y=y, opacity=shade)
@@ -76,7 +76,7 @@ def heads(study: Study) -> dict[str, Panel]:
     if table is None:
         return {}
     low, high = min(0.0, float(table["llc"].min())), max(0.0, float(table["llc"].max()))
-    step = 10.0 ** math.floor(math.log10(max(high - low, 1e-9)))
+    step = 10.0 ** math.floor(math.log10(max(high - low, 1e-9))) / 2
     rise = (math.floor(low / step) * step, math.ceil(high / step) * step)
     return {size: _heads(size, table[table["size"] == size], rise) for size in study.sizes
             if (table["size"] == size).any()}  # fmt: skip
