@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHAINS = ("sampler", "n_beta", "gamma", "batch_size", "chains", "draws", "thin", "burn_in", "seed", "unit")
 PARTS = "parts/llc"
 TABLE = "tables/llc.parquet"
+PRINTED = 12  # lines of the table in the printout, which has 20 lines at most
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Coefficients(Result):
 
     def __str__(self) -> str:
         one = self.table("llc").iloc[-1]
-        lines = show.table(*self.summary(), f"{shown(self.folder)}/tables").splitlines()[:15]
+        head, rows = self.summary()
+        lines = show.table(head, rows[:PRINTED]).splitlines()
+        if len(rows) > PRINTED:
+            lines.append(f"… {len(rows) - PRINTED} more in {shown(self.folder)}/tables")
         lines.append(
             f"nβ {one['n_beta']:.4g}, γ {one['gamma']:.4g}, {one['sampler']}: a damped effective dimension; "
             "full notes in tables/llc.parquet"

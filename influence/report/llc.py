@@ -252,7 +252,8 @@ def trust(run: Run) -> list[dict[str, str]]:
     there = table[table["value"].notna()]
     fine = int(((there["rhat"] <= RHAT) & (there["ess"] >= ESS)).sum())
     text = f"{fine} of {plural(len(table), 'estimate')} have R-hat of at most {RHAT} and {ESS:.0f} effective draws."
-    items = [{"head": "Chains agree", "text": text, "level": "good" if fine == len(table) else "note"}]
+    level = "good" if fine == len(table) else "note" if 2 * fine >= len(table) else "bad"
+    items = [{"head": "Chains agree", "text": text, "level": level}]
     lost, gone = int((table["asked_chains"] - table["kept"]).sum()), len(table) - len(there)
     text = f"{count(lost)} of {plural(int(table['asked_chains'].sum()), 'chain')} diverged and are in no number; "
     text += f"{plural(gone, 'estimate')} withheld."
