@@ -24,6 +24,7 @@ import influence
 from influence.cli.studied import write_report
 from influence.llc import step_size as searched
 from influence.llc.step_size import NoStepSize
+from influence.model.checkpoint import claim
 from influence.model.sizes import Size
 from influence.report.study import methods_text, write_study_report
 from influence.report.study import page as pages
@@ -34,6 +35,7 @@ from influence.study import pieces
 from influence.study.measure import coefficients
 from influence.study.measure.cell import Model
 from influence.study.measure.settings import Settings
+from influence.study.spec import defaults
 from influence.types import LM
 
 CHAINS = dict(coefficients.CHAINS)
@@ -175,8 +177,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_study_has_the_table_and_an_older_one_goes_on(trained: Path, tmp_path: Path) -> None:
-    found = influence.study(trained, tmp_path / "s", llc=8, llc_rows=20, **QUICK)
+def test_a_study_has_the_table_and_an_older_one_goes_on(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coefficients, "search", lambda *given, **options: 1e-5)
+    found = influence.study(trained, tmp_path / "s", llc=8, **QUICK)
     table, models = found.tables["llc"], found.tables["models"]
     assert len(table) == 2 * 3 and set(table["step"]) == set(models["step"]) and models["untrained"].sum() == 1
     layers = table[table["part"] == "layer"].set_index("step")["llc"]
@@ -184,19 +189,25 @@ def test_a_study_has_the_table_and_an_older_one_goes_on(trained: Path, tmp_path:
     assert not any(one["part"].startswith("llc") for one in found.skipped)
     assert 'id="llc"' in write_report(found).read_text()
 
-    plain = influence.study(trained, tmp_path / "plain", **QUICK)
-    assert "llc" not in plain.tables and not {"llc_depth", "llc_layers"} & set(plain.tables["models"])
-    assert not list((tmp_path / "plain").rglob("llc"))
-    others = [name for name in plain.tables if name != "models"]
-    assert all(plain.tables[name].equals(found.tables[name]) for name in others)
-    settings = json.loads((tmp_path / "plain" / "settings.json").read_text())
-    assert settings.pop("llc") == 0 and settings.pop("llc_rows") == 500
-    before = files(tmp_path / "plain" / "tables")
-    (tmp_path / "plain" / "settings.json").write_text(json.dumps(settings))
-    influence.study(trained, tmp_path / "plain", **QUICK)
-    assert files(tmp_path / "plain" / "tables") == before
+    settings = json.loads((tmp_path / "s" / "settings.json").read_text())
+    assert settings.pop("llc_rows") == 500 and settings.pop("k95") is False, "as if made before there were these"
+    before = files(tmp_path / "s" / "tables")
+    (tmp_path / "s" / "settings.json").write_text(json.dumps(settings))
+    influence.study(trained, tmp_path / "s", llc=8, **QUICK)
+    assert files(tmp_path / "s" / "tables") == before
+    del settings["llc"]
+    (tmp_path / "s" / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(OtherSettings, match="llc: 0 there, 8 asked for"):
-        influence.study(trained, tmp_path / "plain", llc=8, **QUICK)
+        claim(tmp_path / "s", {**settings, "llc": 8, "llc_rows": 500, "k95": False}, defaults())
+
+
+def test_nothing_is_asked_of_a_study_without_it(tmp_path: Path) -> None:
+    """That its tables are those without it: tests/test_study_run.py."""
+    assert coefficients.complete(tmp_path, Settings()) and not coefficients.complete(tmp_path, SETTINGS)
+    assert not [*coefficients.gathered(tmp_path, {}), *coefficients.reasons(tmp_path, {})]
+    assert defaults()["llc"] == 0 and "ladder" not in defaults()
+    with pytest.raises(ValueError, match=r"llc = 3 \(at least 8\)"):
+        Settings(llc=3)
 
 
 SHIFT = {"layer": 0.0, "head": -0.75}
