@@ -90,7 +90,7 @@ def test_the_table_shows_what_is_stored(one: Path, one_text: str) -> None:
 def test_diverged_and_negative_are_said_with_their_cause(one_text: str) -> None:
     page = " ".join(Page(one_text).texts("li"))
     assert "Withheld: fewer than two chains did not diverge for layer 2 head 0, so there is no estimate." in page
-    assert "Negative: layer 0 mlp, −2.50, and the loss still falls" in page and "no minimum of this loss" in page
+    assert "Negative: layer 0 mlp (−2.50): the loss still falls" in page and "no minimum of this loss" in page
     assert "2 of 24 chains diverged and are in no number; 1 estimate withheld" in page
     assert "short (1 of 8 parts)" in page and llc_tables.SHORT in page
 

@@ -34,8 +34,8 @@ NO_MINIMUM = (
 )
 CAUSES = {
     "noise around zero": "no more than noise around zero",
-    "still falling": "and the loss still falls at the end of the chains: " + NO_MINIMUM,
-    "stays there": "and the loss stays below: " + NO_MINIMUM,
+    "still falling": "the loss still falls at the end of the chains: " + NO_MINIMUM,
+    "stays there": "the loss stays below that at w*: " + NO_MINIMUM,
 }
 
 
@@ -57,7 +57,7 @@ def section(run: Run) -> dict[str, Any] | None:
         "item": "scored token" if asked.get("unit") == "token" else "row",
         "lines": [_line(one) for one in last.to_dict("records")],
         "kinds": _kinds(last),
-        "negative": [_negative(one) for one in last[last["value"] < 0].to_dict("records")],
+        "negative": _negative(last[last["value"] < 0]),
         "withheld": [clean(one) for one in last.loc[last["value"].isna(), "part"]],
         "borders": bool(_clusters(run)[1]),
         "traces": [{"figure": f"llc-chains-{k}", **one} for k, one in enumerate(_chosen(run))],
@@ -92,9 +92,13 @@ def _kinds(last: pandas.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _negative(one: dict[str, Any]) -> dict[str, Any]:
-    cause = next((said for words, said in CAUSES.items() if words in str(one["notes"])), "")
-    return {"part": clean(one["part"]), "value": one["value"], "cause": cause}
+def _negative(below: pandas.DataFrame) -> list[dict[str, Any]]:
+    """The parts with a negative estimate, by its likely cause as the notes have it."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in below.to_dict("records"):
+        cause = next((said for words, said in CAUSES.items() if words in str(one["notes"])), "no cause is noted")
+        found.setdefault(cause, []).append({"part": clean(one["part"]), "value": one["value"]})
+    return [{"cause": cause, "parts": parts} for cause, parts in found.items()]
 
 
 def _over_steps(run: Run, steps: list[float]) -> dict[str, Any]:
