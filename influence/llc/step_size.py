@@ -2,7 +2,8 @@
 
 Criterion: on short chains none diverges, and the step-size bias (exact for a quadratic loss with full batches, too
 large with the noise of batches) is at most `share` of the estimate: the chains' own or, as short chains with small
-steps have not come far, what longer steps gave less all their bias. The grid is geometric, a factor 2.
+steps have not come far, what longer steps gave less all their bias. The grid is geometric, a factor 2; it is crossed in
+strides of three places until one has passed and one has failed, and halved between them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from influence.llc.space import Space
 from influence.llc.target import Target
 from influence.llc.trace import Trace, sample
 
-STEPS, CHECK, TRIES = 100, 5, 24
+STEPS, CHECK = 100, 5
+STRIDE, REACH = 3, 24  # places on the grid
 
 
 class NoStepSize(FloatingPointError):
@@ -43,24 +45,33 @@ def search(
         sampler=plan.sampler if plan.sampler.euler else build(), chains=2, draws=STEPS, thin=1, burn_in=STEPS // 2,
         check_every=CHECK,
     )  # fmt: skip
-    epsilon = guess(space, plan) if start is None else start
-    passed, sure = None, 0.0
-    failed: dict[float, str] = {}
-    for _ in range(TRIES):
-        trace = sample(target, space, short._replace(step_size=epsilon), vectorised=vectorised, progress=False)
+    first = guess(space, plan) if start is None else start
+    failed: dict[int, str] = {}
+    passed: int | None = None
+    place, sure = 0, 0.0
+    while abs(place) <= REACH:
+        own = short._replace(step_size=first * 2.0**place)
+        trace = sample(target, space, own, vectorised=vectorised, progress=False)
         sure = max(sure, _sure(trace))
         if said := verdict(trace, share, sure):
-            failed[epsilon] = said
+            failed[place] = said
         else:
-            passed = epsilon
-        if passed is not None and passed * 2 in failed:
-            return passed
-        epsilon = epsilon / 2 if passed is None else epsilon * 2
+            passed = place if passed is None else max(passed, place)
+        least = min((one for one in failed if passed is None or one > passed), default=None)
+        if passed is None:
+            place -= STRIDE
+        elif least is None:
+            place += STRIDE
+        elif least == passed + 1:
+            break
+        else:
+            place = (passed + least) // 2
     if passed is not None:
-        return passed
-    least = min(failed)
+        return first * 2.0**passed
+    lowest = min(failed)
+    largest, smallest = (first * 2.0**one for one in (max(failed), lowest))
     raise NoStepSize(
-        f"no step size from {max(failed):.3g} down to {least:.3g} passes: at {least:.3g} {failed[least]}. "
+        f"no step size from {largest:.3g} down to {smallest:.3g} passes: at {smallest:.3g} {failed[lowest]}. "
         "Give a larger batch_size or a smaller n_beta (less noise of batches), a larger gamma, or a step_size "
         "of your own"
     )
