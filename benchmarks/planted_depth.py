@@ -67,6 +67,7 @@ def one_model(m: int, asked: argparse.Namespace, seed: int) -> dict[str, Any]:
     if "signature" in tables:
         own = tables["signature"]
         line |= {"signature": own["d50_signature"].mean(), "backward": own["d50_backward"].mean()}
+        line |= {f"AUC {name}": own[f"auc_{name}"].mean() for name in ("signature", "backward", "random")}
     return line
 
 
