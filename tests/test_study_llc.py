@@ -47,7 +47,6 @@ def short() -> Iterator[None]:
     """Chains of a few steps: what they find is compared, not judged."""
     with pytest.MonkeyPatch.context() as change:
         change.setattr(searched, "STEPS", 10)
-        change.setattr(searched, "TRIES", 6)
         change.setattr(coefficients, "CHAINS", {**CHAINS, "burn_in": 4, "thin": 1, "batch_size": 4})
         yield
 
