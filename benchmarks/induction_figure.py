@@ -18,8 +18,8 @@ from influence.llc.sweep import stages
 from influence.report.drawn import Figure
 from influence.report.figures import look
 
-COLOURS = ("#b3362b", "#2b66a8", "#8a6414", "#5e9c3a", "#7b3294", "#6a7080")
-RULES = {"rest": "#a9aeb9", "bigram": "#8a6414", "skip-trigram": "#2b66a8", "second copy": "#b3362b"}
+COLOURS = ("#b3362b", "#2b66a8", "#d98a1f", "#1f2430", "#3aa6a0", "#c65ba0")
+RULES = {"rest": "#a9aeb9", "bigram": "#8a6414", "skip-trigram": "#5e9c3a", "second copy": "#7b3294"}
 WIDTH = 250
 
 
@@ -33,33 +33,44 @@ def column(one: pd.DataFrame, table: pd.DataFrame, seed: int, first: bool, top: 
     table = table.assign(
         at=table["step"] + 1, low=table["value"] - 2 * table["mcse"], high=table["value"] + 2 * table["mcse"],
         kind="cluster " + table["cluster"].astype(str), layer="layer " + table["layer"].astype(str),
-        head=table["part"].str.extract(r"head (\d+)")[0],
     )  # fmt: skip
-    x = alt.X("at:Q", title=None, scale=alt.Scale(type="log"), axis=alt.Axis(labels=False))
+    steps = alt.Scale(type="log", domain=[1, float(one["step"].max()) + 1], nice=False)
+    ticks = [1, 10, 100, 1000]
+    x = alt.X("at:Q", title=None, scale=steps, axis=alt.Axis(labels=False, values=ticks))
     kinds = alt.Scale(domain=[f"cluster {k + 1}" for k in range(len(COLOURS))], range=list(COLOURS))
-    used = sorted(table["kind"].unique())
-    legend = alt.Legend(title=None, orient="top", values=used, symbolOpacity=1)
-    dash = alt.StrokeDash("layer:N", scale=alt.Scale(domain=["layer 0", "layer 1"], range=[[4, 2], [1, 0]]),
-                          legend=alt.Legend(title=None, orient="top") if first else None)  # fmt: skip
-    base = alt.Chart(table).encode(x=x, detail="part:N", color=alt.Color("kind:N", scale=kinds, legend=legend))
-    limit = alt.Scale(domain=[min(0.0, float(table["low"].min())), top])
-    coefficient = alt.Y("value:Q", title="λ̂ of the head" if first else None, scale=limit)
-    band = base.mark_area(opacity=0.13).encode(alt.Y("low:Q", scale=limit, title=None), alt.Y2("high:Q"))
-    upper = alt.layer(upright, band, base.mark_line(strokeWidth=1.6).encode(y=coefficient, strokeDash=dash))
-    score = alt.Y("induction:Q", title="induction score" if first else None, scale=alt.Scale(domain=[0, 1]))
-    middle = alt.layer(upright, base.mark_line(strokeWidth=1.6).encode(y=score, strokeDash=dash))
+    shown = {"title": None, "orient": "top", "symbolType": "stroke", "symbolOpacity": 1}
+    dash = alt.StrokeDash(
+        "layer:N", scale=alt.Scale(domain=["layer 0", "layer 1"], range=[[4, 2], [1, 0]]), legend=alt.Legend(**shown)
+    )
+    named = alt.Legend(**shown, values=sorted(table["kind"].unique()))
+    base = alt.Chart(table).encode(x=x, detail="part:N")
+
+    def lines(name: str, title: str, domain: list[float], legend: bool) -> Any:
+        y = alt.Y(f"{name}:Q", title=title if first else None, scale=alt.Scale(domain=domain, nice=False))
+        own = (alt.Color("kind:N", scale=kinds, legend=named), dash)
+        if not legend:
+            own = (alt.Color("kind:N", scale=kinds, legend=None), dash.copy())
+            own[1].legend = None
+        return base.mark_line(strokeWidth=1.6).encode(y, *own)
+
+    low = min(0.0, float(table["low"].min()))
+    band = base.mark_area(opacity=0.15).encode(
+        alt.Y("low:Q"), alt.Y2("high:Q"), alt.Color("kind:N", scale=kinds, legend=None)
+    )
+    upper = alt.layer(lines("value", "coefficient of the head", [low, top], True), band, upright)
+    middle = alt.layer(lines("induction", "induction score", [0, 1], False), upright)
     long = one.melt(["step"], list(planted.RULES), "rule", "nats").assign(at=lambda t: t["step"] + 1)
     under = alt.Chart(long).mark_line(strokeWidth=1.6).encode(
-        x=alt.X("at:Q", title="training step + 1", scale=alt.Scale(type="log")),
+        x=alt.X("at:Q", title="training step + 1", scale=steps, axis=alt.Axis(values=ticks, format="d")),
         y=alt.Y("nats:Q", title="loss, nats" if first else None),
         color=alt.Color("rule:N", scale=alt.Scale(domain=list(RULES), range=list(RULES.values())),
-                        legend=alt.Legend(title=None, orient="bottom", columns=4, symbolOpacity=1) if first else None),
+                        legend=alt.Legend(**{**shown, "orient": "bottom"}, columns=2)),
     )  # fmt: skip
     panels = [
         upper.properties(width=WIDTH, height=150, title=f"seed {seed}"), middle.properties(width=WIDTH, height=80),
-        alt.layer(upright, under).properties(width=WIDTH, height=110),
+        alt.layer(under, upright).properties(width=WIDTH, height=110),
     ]  # fmt: skip
-    return alt.vconcat(*panels, spacing=6).resolve_scale(color="independent", strokeDash="independent")
+    return alt.vconcat(*panels, spacing=8).resolve_scale(color="independent", strokeDash="independent")
 
 
 def draw(one: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
