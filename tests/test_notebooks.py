@@ -128,6 +128,20 @@ def test_where_a_fact_lives(studied: tuple[dict[str, Any], Path], monkeypatch: p
     assert "AUC of the probe by depth" in probe and together.startswith("Probe, influence mass and recall")
 
 
+def test_heads_across_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFLUENCE_QUICK", "1")
+    book = notebook_runner.run(FOLDER / "heads_across_training.ipynb", tmp_path)
+    told = said(book)
+    assert "second copies turns at the steps" in told and "R-hat up to" in told and "Spearman with λ̂" in told
+    loss, coefficients = figures(book)
+    assert "by rule" in loss and coefficients.startswith(
+        "Local learning coefficients of 8 parts at 3 steps from 0 to 120."
+    )
+    last = shown(book)[-1]["text/html"]
+    lines = columns(last, "", "previous")
+    assert len(lines) == 8 and all(0 <= value <= 1 for value in lines.values())
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_is_stored_with_its_outputs(path: Path) -> None:
     book = json.loads(path.read_text("utf-8"))
