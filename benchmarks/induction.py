@@ -176,8 +176,8 @@ def together(asked: argparse.Namespace, one: pd.DataFrame, table: pd.DataFrame) 
         table_of = curves(some)
         kinds = clusters(table_of)
         loss = one[one["seed"] == seed]
-        turns = {name: stages(loss["step"], loss[name]) for name in planted.RULES}
-        turns["mean of the heads' λ̂"] = stages(table_of.columns.tolist(), table_of.mean())
+        turns = {name: stages(loss["step"].tolist(), loss[name].tolist()) for name in planted.RULES}
+        turns["mean of the heads' λ̂"] = stages(table_of.columns.tolist(), table_of.mean().tolist())
         told = "; ".join(f"{name} {', '.join(f'{t:g}' for t in at) or '–'}" for name, at in turns.items())
         print(f"\nseed {seed}: silhouette {kinds.attrs['silhouette']:.2f}; stages begin at {told}")
         found.append(some.assign(cluster=some["part"].map(kinds)))

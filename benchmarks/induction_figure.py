@@ -27,7 +27,7 @@ def column(one: pd.DataFrame, table: pd.DataFrame, seed: int, first: bool, top: 
     """Three panels of one seed over the training step: λ̂, induction score, loss by rule."""
     import altair as alt
 
-    border = stages(one["step"], one["second copy"])
+    border = stages(one["step"].tolist(), one["second copy"].tolist())
     rules = alt.Chart(alt.Data(values=[{"at": float(step) + 1} for step in border]))
     upright = rules.mark_rule(color="#a9aeb9", strokeDash=[4, 3]).encode(x="at:Q")
     table = table.assign(
