@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,8 @@ METHODS = ("mean_difference", "random")
 def neurons_for_95(lm: LM, concept: Concept, settings: Settings) -> float:
     """k95: neurons (chosen by mean difference, best layer) for 95 % of what a dense probe has above chance.
 
-    Of more than two classes the commonest is told from the rest. NaN where the dense probe is not above
-    chance, and where no sparse probe can be made (the reason is logged).
+    Of more than two classes the commonest is told from the rest. NaN where the dense probe is not above chance, where
+    no number of neurons asked about is enough, and where no sparse probe can be made (the reason is logged).
     """
     labels = np.asarray(concept.items["label"])
     names, counts = np.unique(labels, return_counts=True)
@@ -37,4 +38,4 @@ def neurons_for_95(lm: LM, concept: Concept, settings: Settings) -> float:
         log.info("k95 of %s is undefined: %s", concept.name, why)
         return float("nan")
     near = next(iter(found.curves.values())).reached()
-    return float("nan") if near.k is None else float(near.k)
+    return float(near.k) if near.k is not None and math.isfinite(near.k) else float("nan")
