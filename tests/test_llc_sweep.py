@@ -75,6 +75,8 @@ def test_planted_stages_are_found(known: bool) -> None:
     errors = np.full(len(x), 0.05) if known else None
     found = stages(STEPS, noisy, errors)
     assert len(found) == 2
+    own = pandas.Series(STEPS, index=np.arange(len(STEPS))[::-1])  # whose index is not the place
+    assert stages(own, pandas.Series(noisy), errors) == found
     assert all(abs(np.searchsorted(STEPS, border) - place) <= 1 for border, place in zip(found, (8, 16), strict=True))
     straight = 2 * x + 0.05 * np.random.default_rng(1).normal(size=len(x))
     assert stages(STEPS, straight, errors) == []

@@ -160,7 +160,8 @@ def stages(
         fit = total if errors is not None else n * np.log(max(total / n, 1e-300))
         if (said := fit + free * np.log(n)) < best[0]:
             best = said, borders
-    return [float(steps[border]) for border in best[1]]
+    at = np.asarray(steps, np.float64)
+    return [float(at[border]) for border in best[1]]
 
 
 def _misfit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
