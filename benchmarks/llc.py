@@ -68,6 +68,7 @@ def known(args: argparse.Namespace, peers: dict[str, str]) -> pd.DataFrame:
         for name, path in peers.items():
             own = {**length, "batch_size": 32, "n_beta": case.n_beta, "gamma": case.gamma, "step_size": case.step_size}
             found = peer(path, {"case": case.name, "settings": own})
+            print(case.name, name, found, file=sys.stderr, flush=True)
             lines.append({"model": case.name, "truth": case.truth, "by": f"devinterp {name}", **found})
     frame = pd.DataFrame(lines)
     frame.insert(4, "error %", 100 * (frame["value"] / frame["truth"] - 1))
@@ -91,7 +92,7 @@ def ours(case: Case, sampler: str, args: argparse.Namespace) -> dict[str, Any]:
 def cost(args: argparse.Namespace, peers: dict[str, str]) -> pd.DataFrame:
     """CPU time of a step of one chain, relative to a plain step of SGD."""
     lines = []
-    for name, net in sized().items():
+    for name, net in chosen(args).items():
         settings = {**CHAIN, "draws": args.steps, "burn_in": args.steps // 2}
         plain = sgd_step(net, args.steps)
         line = {"net": name, "parameters": sum(p.numel() for p in net.parameters()), "SGD step, µs": plain * 1e6}
@@ -99,13 +100,21 @@ def cost(args: argparse.Namespace, peers: dict[str, str]) -> pd.DataFrame:
         for version, path in peers.items():
             line[f"devinterp {version}"] = peer(path, {"net": name, "settings": settings})["seconds"] / plain
         lines.append(line)
+        print(line, file=sys.stderr, flush=True)
     return pd.DataFrame(lines)
+
+
+def chosen(args: argparse.Namespace) -> dict[str, nn.Module]:
+    found = {name: net for name, net in sized().items() if sum(p.numel() for p in net.parameters()) <= args.largest}
+    if not found:
+        raise SystemExit(f"no net has at most {args.largest} parameters")
+    return found
 
 
 def crossover(args: argparse.Namespace, peers: dict[str, str]) -> pd.DataFrame:
     """CPU time of a step of one chain of four, one by one and under vmap."""
     lines = []
-    for name, net in sized().items():
+    for name, net in chosen(args).items():
         settings = {**CHAIN, "draws": args.steps, "burn_in": 8}
         alone, together = (chain_step(net, settings, vectorised) for vectorised in (False, True))
         count = sum(p.numel() for p in net.parameters())
@@ -168,6 +177,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--burn-in", type=int, default=8000)
     parser.add_argument("--steps", type=int, default=200, help="of the timings")
+    parser.add_argument("--largest", type=int, default=10**9, help="number of parameters of the timed nets")
     parser.add_argument("--out", help="folder for tables")
     return parser.parse_args()
 
