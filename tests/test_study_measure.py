@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from influence.attribution.fit import fit_ekfac
 from influence.attribution.score import score
 from influence.data.queries import queries
 from influence.study import pieces
-from influence.study.measure import asked, spread
+from influence.study.measure import asked, sparse, spread
 from influence.study.measure.cell import Model, gathered, measure, parts, reasons
 from influence.study.measure.depths import depth_frames, probed
 from influence.study.measure.need import as_columns, need_table
@@ -166,3 +167,12 @@ def test_untrained_models_are_asked_only_what_they_control() -> None:
     assert parts(wanted, False) == ["probe", "influence", "margin", "signature", "edits", "k95"]
     assert parts(wanted, True) == ["probe", "influence", "signature", "k95"]
     assert parts(dataclasses.replace(SETTINGS, margin=0), True) == ["probe", "influence"]
+
+
+@pytest.mark.parametrize(("k", "told"), [(3.5, 3.5), (float("inf"), np.nan), (None, np.nan)])
+def test_few_neurons_are_a_number_or_undefined(
+    known: planted_training.Planted, monkeypatch: pytest.MonkeyPatch, k: float | None, told: float
+) -> None:
+    found = SimpleNamespace(curves={"feature": SimpleNamespace(reached=lambda: SimpleNamespace(k=k))})
+    monkeypatch.setattr(sparse, "sparse_probe", lambda *given, **settings: found)
+    assert np.array_equal(sparse.neurons_for_95(known.lm, known.concepts[0], SETTINGS), told, equal_nan=True)

@@ -199,7 +199,9 @@ def _gather(spec: Spec, made: Materials, root: Path, progress: bool) -> None:
     columns = [as_columns(tables["need"])] if "need" in tables else []
     columns += [tables.pop("neurons")] if "neurons" in tables else []
     for one in columns:
-        tables["depth"] = tables["depth"].merge(one, how="left", on=["model", "step", "concept"])
+        # a study begun when few neurons were counted with the probe has the column already
+        plain = tables["depth"].drop(columns=[name for name in ("k95",) if name in one], errors="ignore")
+        tables["depth"] = plain.merge(one, how="left", on=["model", "step", "concept"])
     if "llc" in tables:
         tables["models"] = coefficients.by_model(tables["models"], tables["llc"])
     if spec.removal:
