@@ -55,7 +55,7 @@ class Part:
     """
 
     means: Tensor
-    picks: np.ndarray | None
+    picks: Tensor | None
     distance: Tensor
     tracked: dict[str, Tensor]
     acceptance: Tensor
@@ -111,9 +111,9 @@ def _run(
         places = picks()
         if part.picks is not None:
             part.picks[:, step] = places
-        items = target.items(torch.from_numpy(np.ascontiguousarray(places)))
+        items = target.items(places)
         losses, slope = find(items)
-        mean, away = losses.double().mean(1) * target.scale, values - space.center
+        mean, away = losses.mean(1, dtype=torch.float64) * target.scale, values - space.center
         part.means[:, step] = mean
         force, fresh = _force(slope, away, plan, space), noise()
         since = step - plan.burn_in
@@ -149,7 +149,7 @@ def _keep(
     track: Mapping[str, Target],
     vectorised: bool,
 ) -> None:
-    part.distance[:, draw] = away.double().square().sum(1)
+    part.distance[:, draw] = torch.linalg.vecdot(away, away)
     for name, other in track.items():
         part.tracked[name][:, draw] = evaluated(other, space, values, vectorised).cpu()
 
@@ -192,7 +192,7 @@ def _empty(target: Target, values: Tensor, plan: Plan, track: Mapping[str, Targe
     checks = -(-(plan.draws * plan.thin) // plan.check_every) if plan.sampler.euler else 0
     return Part(
         means=torch.zeros(c, plan.steps, dtype=torch.float64),
-        picks=np.empty((c, plan.steps, batch), np.int32) if batch < target.n else None,
+        picks=torch.empty(c, plan.steps, batch, dtype=torch.int32) if batch < target.n else None,
         distance=torch.zeros(c, plan.draws, dtype=torch.float64),
         tracked={name: torch.zeros(c, plan.draws, one.n, dtype=values.dtype) for name, one in track.items()},
         acceptance=torch.zeros(c, checks, dtype=torch.float64),

@@ -18,20 +18,18 @@ class Noise:
     def __init__(self, seed: int, chains: Sequence[int], like: Tensor, mask: Tensor | None):
         self.generators = [torch.Generator(like.device).manual_seed(_stream(seed, chain)) for chain in chains]
         self.steps = max(1, AHEAD // len(like))
-        self.ready = like.new_empty(self.steps, len(chains), len(like))
+        self.ready = like.new_empty(len(chains), self.steps, len(like))
         self.mask, self.at = mask, self.steps
 
     def __call__(self) -> Tensor:
         if self.at == self.steps:
-            for chain, generator in enumerate(self.generators):
-                self.ready[:, chain] = torch.randn(
-                    self.ready[:, chain].shape, generator=generator, dtype=self.ready.dtype, device=self.ready.device
-                )
+            for numbers, generator in zip(self.ready, self.generators, strict=True):
+                numbers.normal_(generator=generator)
             if self.mask is not None:
                 self.ready *= self.mask
             self.at = 0
         self.at += 1
-        return self.ready[self.at - 1]
+        return self.ready[:, self.at - 1]
 
 
 class Picks:
@@ -40,14 +38,15 @@ class Picks:
     def __init__(self, seed: int, chains: Sequence[int], n: int, batch: int):
         self.rngs = [np.random.default_rng([seed, chain, 1]) for chain in chains]
         self.n, self.batch, self.at = n, min(batch, n), STEPS
-        self.ready = np.empty((len(chains), STEPS, self.batch if self.batch < n else 0), np.int64)
+        self.ready = torch.empty(len(chains), STEPS, self.batch if self.batch < n else 0, dtype=torch.int64)
+        self.all = torch.arange(n).repeat(len(chains), 1)
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> Tensor:
         if self.batch == self.n:
-            return np.broadcast_to(np.arange(self.n), (len(self.rngs), self.n))
+            return self.all
         if self.at == STEPS:
             for chain, rng in enumerate(self.rngs):
-                self.ready[chain] = subsets(rng, self.n, self.batch, STEPS)
+                self.ready[chain] = torch.from_numpy(subsets(rng, self.n, self.batch, STEPS))
             self.at = 0
         self.at += 1
         return self.ready[:, self.at - 1]

@@ -96,7 +96,7 @@ def _joined(parts: list[Part]) -> Part:
     def cat(name: str) -> Any:
         return torch.cat([getattr(part, name) for part in parts])
 
-    picks = None if parts[0].picks is None else np.concatenate([part.picks for part in parts])
+    picks = None if parts[0].picks is None else cat("picks")
     tracked = {name: torch.cat([part.tracked[name] for part in parts]) for name in parts[0].tracked}
     return Part(cat("means"), picks, cat("distance"), tracked, cat("acceptance"), cat("bias"), cat("ends"))
 
@@ -106,7 +106,7 @@ def _reference(target: Target, space: Space, whole: Part) -> tuple[float, int, n
     if whole.picks is None:
         losses = at_center(target, space, np.arange(target.n)) * target.scale
         return float(losses.mean()), target.n, losses.mean()[None]
-    seen, place = np.unique(whole.picks, return_inverse=True)
+    seen, place = np.unique(whole.picks.numpy(), return_inverse=True)
     losses = at_center(target, space, seen.astype(np.int64)) * target.scale
     return float(losses.mean()), len(seen), losses[place].reshape(whole.picks.shape).mean(-1)
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from influence.llc.simplify import simplified
+
 log = logging.getLogger("influence")
 Step = Callable[..., tuple[Tensor, Tensor]]
 AFTER = 100  # calls with items of the same shapes, about as long as a recording takes
 MOST = 4  # recordings kept: rows of text come in many lengths
 SAME = {torch.float32: 1e-4, torch.float64: 1e-10}  # of the largest number, by which a recording may differ
-_aten = torch.ops.aten
-IDLE = {_aten.expand.default, _aten.view.default, _aten._unsafe_view.default, _aten._to_copy.default}
 
 
 def traced(step: Step) -> Step:
@@ -38,7 +38,7 @@ def traced(step: Step) -> Step:
         graph = found.get(key)
         if graph is not None and tried[key] >= 2:
             with torch.no_grad():
-                made: tuple[Tensor, Tensor] = graph(values, *items)
+                made: tuple[Tensor, Tensor] = graph.forward(values, *items)
             return made
         right = step(values, *items)
         calls[key] = calls.get(key, 0) + 1
@@ -60,19 +60,7 @@ def _recorded(step: Step, values: Tensor, items: tuple[Tensor, ...]) -> GraphMod
     except Exception as error:  # noqa: BLE001 - whatever a model's own code raises under a tracer
         log.debug("the step cannot be recorded (%s) and is taken as it is", str(error)[:200])
         return None
-    for node in list(graph.graph.nodes):
-        if node.target in IDLE and _nothing(node):
-            node.replace_all_uses_with(node.args[0])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def _nothing(node: Any) -> bool:
-    """Whether an operation gives back what it was given."""
-    first = node.args[0]
-    before, after = getattr(first, "meta", {}).get("tensor_meta"), node.meta.get("tensor_meta")
-    return before is not None and after is not None and before[:4] == after[:4]
+    return simplified(graph, (values, *items))
 
 
 def _same(graph: GraphModule, values: Tensor, items: tuple[Tensor, ...], right: tuple[Tensor, Tensor]) -> bool:
