@@ -105,9 +105,10 @@ def cost(args: argparse.Namespace, peers: dict[str, str]) -> pd.DataFrame:
 
 
 def chosen(args: argparse.Namespace) -> dict[str, nn.Module]:
-    found = {name: net for name, net in sized().items() if sum(p.numel() for p in net.parameters()) <= args.largest}
+    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in sized().items()}
+    found = {name: net for name, net in sized().items() if args.smallest <= counts[name] <= args.largest}
     if not found:
-        raise SystemExit(f"no net has at most {args.largest} parameters")
+        raise SystemExit(f"no net has {args.smallest} to {args.largest} parameters; there are {counts}")
     return found
 
 
@@ -177,6 +178,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--burn-in", type=int, default=8000)
     parser.add_argument("--steps", type=int, default=200, help="of the timings")
+    parser.add_argument("--smallest", type=int, default=0, help="number of parameters of the timed nets")
     parser.add_argument("--largest", type=int, default=10**9, help="number of parameters of the timed nets")
     parser.add_argument("--out", help="folder for tables")
     return parser.parse_args()

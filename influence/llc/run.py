@@ -144,9 +144,8 @@ def llc(
     }  # fmt: skip
     found = step_size
     if found is None:
-        found = search(
-            target, coordinates, plan_of(target, coordinates, step_size=1.0, **settings), vectorised=vectorised
-        )
+        first = plan_of(target, coordinates, step_size=1.0, **settings)
+        found = search(target, coordinates, first, vectorised=vectorised, progress=progress)
     plan = plan_of(target, coordinates, step_size=found, **settings)
     trace = sample(target, coordinates, plan, others, vectorised=vectorised, progress=progress)
     return estimate(trace, told(where))

@@ -10,10 +10,13 @@ from torch.fx import GraphModule, Interpreter, Node
 
 _aten = torch.ops.aten
 SAME = {_aten.expand.default, _aten.view.default, _aten._unsafe_view.default, _aten._to_copy.default}
-FILLED = {  # they look at no numbers but at shapes, which a recording holds fixed
+LIKE = {  # they look at the shape of their first tensor alone, and a recording holds shapes fixed
     _aten.ones_like.default, _aten.zeros_like.default, _aten.full_like.default, _aten.new_zeros.default,
-    _aten.new_ones.default, _aten.new_full.default, _aten.scalar_tensor.default, _aten.full.default,
-    _aten.zeros.default, _aten.ones.default, _aten.arange.default, _aten.arange.start, _aten.arange.start_step,
+    _aten.new_ones.default, _aten.new_full.default,
+}  # fmt: skip
+MADE = {
+    _aten.scalar_tensor.default, _aten.full.default, _aten.zeros.default, _aten.ones.default,
+    _aten.arange.default, _aten.arange.start, _aten.arange.start_step,
 }  # fmt: skip
 LARGEST = 1 << 20  # numbers in a constant that is kept instead of made anew
 
@@ -44,9 +47,7 @@ def _fold(graph: GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Put values in the place of what depends on shapes alone."""
     constant: set[Node] = set()
     for node in graph.graph.nodes:
-        before = node.all_input_nodes
-        known = bool(before) and all(one in constant for one in before)
-        if node.op == "call_function" and (node.target in FILLED or known and _pure(node)):
+        if node.op == "call_function" and _fixed(node, constant):
             constant.add(node)
     keeper = _Keeper(graph, constant)
     with torch.no_grad():
@@ -56,6 +57,13 @@ def _fold(graph: GraphModule, inputs: tuple[Tensor, ...]) -> None:
         graph.register_buffer(name, value)
         with graph.graph.inserting_before(node):
             node.replace_all_uses_with(graph.graph.get_attr(name))
+
+
+def _fixed(node: Node, constant: set[Node]) -> bool:
+    before = node.all_input_nodes
+    if node.target in MADE and not before or node.target in LIKE and before == [node.args[0]]:
+        return True
+    return bool(before) and all(one in constant for one in before) and _pure(node)
 
 
 def _pure(node: Node) -> bool:

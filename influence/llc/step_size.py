@@ -31,6 +31,7 @@ def search(
     share: float = 0.05,
     start: float | None = None,
     vectorised: bool | None = None,
+    progress: bool = False,
 ) -> float:
     """The largest step size on the grid that passes; `plan` tells everything else.
 
@@ -51,7 +52,9 @@ def search(
     place, sure = 0, 0.0
     while abs(place) <= REACH:
         own = short._replace(step_size=first * 2.0**place)
-        trace = sample(target, space, own, vectorised=vectorised, progress=False)
+        trace = sample(
+            target, space, own, vectorised=vectorised, progress=progress, told=f"step size {own.step_size:.2g}"
+        )
         sure = max(sure, _sure(trace))
         if said := verdict(trace, share, sure):
             failed[place] = said

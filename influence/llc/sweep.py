@@ -36,9 +36,8 @@ def sweep(
     """λ̂ of every part at every checkpoint: a line each with `step`, `part`, and what `LLC.frame` has.
 
     A curve is of one quantity only where nothing but the weights changes along it, so a part has one step size
-    at all
-    checkpoints: the one given, or the one found at the last of them. Where too many chains diverge the line has
-    no value and says so in `notes`.
+    at all checkpoints: the one given, or the one found at the last of them. Where too many chains diverge the
+    line has no value and says so in `notes`.
 
     Args:
         checkpoints: models by training step, or functions that open them, called one after the other.

@@ -58,6 +58,7 @@ def sample(
     *,
     vectorised: bool | None = None,
     progress: bool = True,
+    told: str = "chains",
 ) -> Trace:
     """Run the chains of `plan` around w*; the model is as before afterwards, also after an exception.
 
@@ -67,7 +68,7 @@ def sample(
 
     others = dict(track or {})
     total = plan.steps * plan.chains
-    with tqdm(total=total, desc="chains", unit="step", delay=2, disable=not progress, leave=False) as bar:
+    with tqdm(total=total, desc=told, unit="step", delay=2, disable=not progress, leave=False) as bar:
         parts = run(target, space, plan, others, vectorised, bar)
     whole = _joined(parts)
     start, used, reference = _reference(target, space, whole)
