@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,12 @@ from llc_case import chains, doubles, least_squares, llc_of, quadratic
 from torch import nn
 from torch.nn import functional as F
 
+from influence.llc.chains import small
 from influence.llc.chance import subsets
 from influence.llc.estimate import Withheld, estimate
+from influence.llc.run import plan_of
 from influence.llc.samplers import SAMPLERS
+from influence.llc.space import space
 from influence.llc.target import of_function, of_net
 
 (CURVATURES,) = doubles([0.1, 1.0, 3.0])
@@ -39,6 +44,18 @@ def test_chains_under_vmap_equal_chains_one_by_one(sampler: str) -> None:
         np.testing.assert_allclose(at_once.excess, apart.excess, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(at_once.acceptance, apart.acceptance, rtol=1e-7)
         torch.testing.assert_close(at_once.ends, apart.ends, rtol=1e-9, atol=1e-12)
+
+
+def test_by_default_only_small_steps_run_under_vmap() -> None:
+    _, target = small_net()
+    coordinates = space(target)
+    plan = plan_of(target, coordinates, step_size=1e-3, batch_size=40)
+    assert small(target, coordinates, plan) and small(replace(target, tokens=12.8), coordinates, plan)
+    assert not small(replace(target, tokens=12.9), coordinates, plan)
+    whole = plan._replace(batch_size=1000)  # no batch has more than the 50 items there are
+    assert small(replace(target, tokens=10.2), coordinates, whole)
+    wide = replace(coordinates, center=coordinates.center.repeat(1000))
+    assert not small(target, wide, plan)
 
 
 def test_the_net_is_as_before_and_dropout_is_off() -> None:

@@ -147,6 +147,7 @@ def test_a_language_model_on_rows_and_units() -> None:
     by_token = of_model(lm, rows, unit="token")
     assert found.settings["n"] == 8 and by_token.count == pytest.approx(sum(counts))
     again = llc(by_token, **{**QUICK, "n_beta": 5.0 * sum(counts) / 8}, gamma=1.0, progress=False)
+    assert by_token.tokens == pytest.approx(np.mean([len(ids) for ids in rows["input_ids"]]))
     assert again.value == pytest.approx(found.value, rel=1e-6) and again.start == pytest.approx(
         found.start * 8 / sum(counts)
     )

@@ -19,7 +19,9 @@ from influence.llc.sampler import Sampler
 from influence.llc.space import Space
 from influence.llc.target import Target
 
-VECTORISED = {"cpu": 20_000, "cuda": 1_000_000}  # parameters up to which chains run under vmap; benchmarks/llc.py
+# parameters that move, and tokens in a batch, up to which chains run under vmap; benchmarks/llc.py
+VECTORISED = {"cpu": 20_000, "cuda": 1_000_000}
+TOKENS = {"cpu": 512}
 # one by one, any attention kernel will do: a chain's own batches have one size, and noise drowns the rounding
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ROWS = 64  # items evaluated at a time
@@ -68,17 +70,24 @@ def run(
 ) -> list[Part]:
     """All chains of a plan: at once under vmap, or one after the other.
 
-    The default goes by the number of parameters, and one after the other where vmap cannot follow the model.
+    The default goes by the number of parameters and the size of the batches, and one after the other where vmap cannot
+    follow the model.
     """
-    device = space.center.device.type
     numbers = list(range(plan.chains))
     with target.borrowed():
         if vectorised is None:
-            few = len(space.center) <= VECTORISED.get(device, VECTORISED["cuda"])
-            vectorised = few and _can_be_vectorised(target, space)
+            vectorised = small(target, space, plan) and _can_be_vectorised(target, space)
         groups = [numbers] if vectorised else [[number] for number in numbers]
         with nullcontext() if vectorised else sdpa_kernel(FUSED):
             return [_run(target, space, plan, group, track, vectorised, bar) for group in groups]
+
+
+def small(target: Target, space: Space, plan: Plan) -> bool:
+    """Whether finding a step's operations takes longer than their arithmetic, as measured."""
+    device = space.center.device.type
+    tokens = min(plan.batch_size, target.n) * target.tokens
+    few = len(space.center) <= VECTORISED.get(device, VECTORISED["cuda"])
+    return few and tokens <= TOKENS.get(device, float("inf"))
 
 
 def _can_be_vectorised(target: Target, space: Space) -> bool:

@@ -123,8 +123,8 @@ def llc(
         likelihood, loss: what the outputs mean, or the loss itself, (outputs (b t v), batch) -> (b).
         unit: "sequence" or "token", see `of_model`.
         track: other rows by name, whose losses are kept at every draw, for `covariance` and `susceptibility`.
-        vectorised: run all chains at once under vmap; default by the number of parameters. Same chains up to
-            rounding.
+        vectorised: run all chains at once under vmap; default by the number of parameters and the size of batches.
+            Same chains up to rounding.
 
     Raises:
         Withheld: (a FloatingPointError) where fewer than two chains have not diverged.

@@ -35,7 +35,7 @@ class Target:
 
     `point` holds w* by parameter name, `losses` (weights, items) gives ℓ (b) in nats, `items` (places (… b))
     the tensors that belong to these items, and `borrowed` is entered while the chains run. `ids` are the items'
-    own names. `lm` is the model it came from, if it came from one.
+    own names. `lm` is the model it came from, if it came from one, and `tokens` how many an item then has in the mean.
     """
 
     point: Weights
@@ -47,6 +47,7 @@ class Target:
     unit: str = "item"
     borrowed: Callable[[], AbstractContextManager[Any]] = nullcontext
     lm: LM | None = None
+    tokens: float = 0.0
 
     @property
     def count(self) -> float:
@@ -142,7 +143,8 @@ def of_model(lm: LM, rows: Rows, *, loss: Measure | None = None, unit: str = "se
     scored = sum(int(mask.sum()) for mask in masks)
     scale = 1.0 if unit == "sequence" else len(ids) / scored
     point = {name: _wide(p) for name, p in _copied(dict(lm.net.named_parameters())).items()}
-    return Target(point, losses, items, len(ids), row.tolist(), scale, unit, lambda: _vectorisable(lm.net), lm)
+    mean = float(lengths.double().mean())
+    return Target(point, losses, items, len(ids), row.tolist(), scale, unit, lambda: _vectorisable(lm.net), lm, mean)
 
 
 def _copied(point: Mapping[str, Tensor]) -> Weights:
