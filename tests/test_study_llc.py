@@ -288,9 +288,9 @@ def test_the_methods_name_what_the_chains_have() -> None:
     told = methods_text({"llc": 100, "llc_rows": 500}).split("## Local learning coefficients")[1].split("\n## ")[0]
     for name in ("llc", "llc_rows"):
         assert f"- `{name}`: `" in told and "(" in told.split(f"`{name}`")[1]
-    assert CHAINS == {"sampler": "sgld", "n_beta": None, "gamma": 100.0, "batch_size": 32, "chains": 4, "thin": 2,
-                      "burn_in": 200}  # fmt: skip
-    for words in ("SGLD on batches of 32 rows: 4 chains, 200 steps before the first draw and 2 for each draw",
+    assert CHAINS == {"sampler": "sgld", "n_beta": None, "gamma": 100.0, "batch_size": 8, "chains": 4, "thin": 8,
+                      "burn_in": 400}  # fmt: skip
+    for words in ("SGLD on batches of 8 rows: 4 chains, 400 steps before the first draw and 8 for each draw",
                   "nβ = n / log n", "γ = 100", "at most 5 % to the estimate"):  # fmt: skip
         assert words in told
     assert inspect.signature(searched.search).parameters["share"].default == 0.05

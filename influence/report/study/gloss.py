@@ -51,7 +51,7 @@ COEFFICIENTS = (
     "The local learning coefficient of a part is λ̂ = nβ (mean of L(w) − L(w*)), L the mean over rows of their summed "
     "loss, along chains that begin at the model's weights w* and in which only this part moves: a whole block (layer), "
     "or the query, key, value and output weights of one head. They sample p(w) ∝ exp(−nβ L(w) − (γ/2)‖w − w*‖²) by "
-    "SGLD on batches of 32 rows: 4 chains, 200 steps before the first draw and 2 for each draw, nβ = n / log n of the "
+    "SGLD on batches of 8 rows: 4 chains, 400 steps before the first draw and 8 for each draw, nβ = n / log n of the "
     "rows drawn, γ = 100. The rows are drawn by the seed alone, the same for every model.",
     "All layers of a model have one step size and all its heads one: the smallest of those that the search finds for "
     "each layer, and for the first head of each layer, on the model itself (short chains must not diverge, and the "
