@@ -1,4 +1,5 @@
-"""CUDA against the CPU: the same factors and scores, in float64 to rounding, in float32 and bfloat16 as correlations.
+"""CUDA against the CPU: the same factors and scores, in float64 to rounding, in float32 and bfloat16 as correlations;
+local learning coefficients, whose chains have other noise there, within their standard errors.
 
     python benchmarks/gpu.py [--json PATH]
 
@@ -42,6 +43,16 @@ def scored(net: torch.nn.Module, rows: datasets.Dataset, queries: datasets.Datas
     return influence.score(lm, rows, queries, solver, per="block", dtype=dtype, progress=False).values
 
 
+def coefficient(net: torch.nn.Module, rows: datasets.Dataset) -> tuple[influence.llc.estimate.LLC, float]:
+    """λ̂ of the first layer, with seconds."""
+    start = time.perf_counter()
+    found = influence.llc(
+        influence.load(net), rows, where="layer 0", unit="token", step_size=1e-3, n_beta=30.0, gamma=200.0,
+        batch_size=8, draws=50, thin=4, burn_in=100, progress=False,
+    )  # fmt: skip
+    return found, time.perf_counter() - start
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
@@ -72,9 +83,18 @@ def main() -> int:
         correlation = float(np.corrcoef(got.sum(-1).ravel(), reference.sum(-1).ravel())[0, 1])
         found[name] = {"error": error, "correlation": correlation, "seconds": time.perf_counter() - start}
         print(f"{name:9s} largest error {error:.2e} of the largest score, correlation {correlation:.6f}")
+    (here, slow), (there, fast) = (
+        coefficient(copy.deepcopy(net).double().to(place), rows) for place in ("cpu", "cuda")
+    )
+    error = abs(there.start / here.start - 1)
+    apart = abs(there.value - here.value) / float(np.hypot(there.mcse, here.mcse))
+    found["llc"] = {"error": error, "apart": apart, "seconds": fast, "seconds on the CPU": slow}
+    print(
+        f"llc       loss at w* differs by {error:.2e}, λ̂ by {apart:.1f} standard errors; {slow:.0f} s and {fast:.0f} s"
+    )
     if asked.json:
         asked.json.write_text(json.dumps({"device": torch.cuda.get_device_name(), **found}, indent=1))
-    return int(found["float64"]["error"] > 1e-8)
+    return int(max(found["float64"]["error"], found["llc"]["error"]) > 1e-8 or apart > 4)
 
 
 if __name__ == "__main__":

@@ -21,25 +21,26 @@ ROWS = 64
 def patterns(lm: LM, tokens: np.ndarray) -> np.ndarray:
     """Attention (layer head row query key) of a model on token rows (n t).
 
-    The model attends by transformers' "eager" code meanwhile, the one that hands its weights out.
+    The model attends by transformers' "eager" code meanwhile, the one that hands its weights out. All of it is held:
+    give hundreds of rows, not a corpus.
 
     Raises:
         ValueError: for a model that gives no attention weights.
     """
     net: Any = lm.net
-    before = net.config._attn_implementation
+    before, device = net.config._attn_implementation, next(net.parameters()).device
     try:
         net.set_attn_implementation("eager")
         with quiet(net), torch.no_grad():
             found = [
-                net(torch.as_tensor(some), output_attentions=True, use_cache=False).attentions
+                net(torch.as_tensor(some, device=device), output_attentions=True, use_cache=False).attentions
                 for some in np.array_split(tokens, max(1, len(tokens) // ROWS))
             ]
     finally:
         net.set_attn_implementation(before)
     if not found[0] or found[0][0] is None:
         raise ValueError(f"{type(net).__name__} gives no attention weights; heads can be scored by `without` alone")
-    layers = [torch.cat([part[layer] for part in found]) for layer in range(len(found[0]))]
+    layers = [torch.cat([part[layer].cpu() for part in found]) for layer in range(len(found[0]))]
     return torch.stack(layers).transpose(1, 2).numpy()
 
 
