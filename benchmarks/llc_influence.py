@@ -170,6 +170,8 @@ def by_chains(
     scores = covariance(done.trace)
     reliable = float(scores["reliability"].mean())
     said = f"λ̂ {done.value:.1f}, R-hat {done.rhat:.2f}, ESS {done.ess:.0f}, ε {done.settings['step_size']:.2g}, "
+    if done.step_bias is not None:
+        said += f"bias ≤ {done.step_bias:.3g}, acceptance {done.acceptance:.2f}, "
     return scores, time.perf_counter() - start, said + f"reliability {reliable:.2f}"
 
 
@@ -220,7 +222,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--lds", action="store_true", help="also retrain on halves (long)")
     parser.add_argument("--rows", type=int, help="at most this many rows")
     parser.add_argument("--sampler", default="ekfac", help="or sgld, rmsprop, sgnht")
-    parser.add_argument("--step-size", type=float, default=0.2)
+    parser.add_argument("--step-size", type=float, help="searched unless given")
     parser.add_argument("--batch-size", type=int, help="default all rows")
     parser.add_argument("--chains", type=int, default=8)
     parser.add_argument("--draws", type=int, default=250)

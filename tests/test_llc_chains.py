@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from influence.llc.chains import small
 from influence.llc.chance import subsets
 from influence.llc.estimate import Withheld, estimate
+from influence.llc.mala import acceptance
 from influence.llc.run import plan_of
 from influence.llc.samplers import SAMPLERS
 from influence.llc.space import space
@@ -75,6 +76,25 @@ def test_a_chain_does_not_depend_on_those_beside_it() -> None:
     assert not np.allclose(many.excess[0], many.excess[1])
     other = chains(target, **{**SHORT, "chains": 2, "seed": 1}, batch_size=8)
     assert not np.allclose(few.excess, other.excess)
+
+
+def test_acceptance_is_that_of_the_densities_of_both_proposals() -> None:
+    generator = torch.Generator().manual_seed(0)
+    root, w, force, noise = (torch.randn(shape, generator=generator, dtype=torch.float64)
+                             for shape in ((4, 4), (4,), (2, 4), (4,)))  # fmt: skip
+    metric, step = root @ root.T + torch.eye(4), 0.3
+    there = w - step / 2 * metric @ force[0] + step**0.5 * torch.linalg.cholesky(metric) @ noise
+    drop = torch.tensor([0.4], dtype=torch.float64)
+
+    def density(at: torch.Tensor, frm: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
+        return torch.distributions.MultivariateNormal(frm - step / 2 * metric @ pull, step * metric).log_prob(at)
+
+    known = (drop + density(w, there, force[1]) - density(there, w, force[0])).clamp_max(0).exp()
+    pairs = [(f[None], (metric @ f)[None]) for f in force]
+    found = acceptance((there - w)[None], pairs[0], pairs[1], drop, step)
+    torch.testing.assert_close(found, known, rtol=1e-12, atol=1e-14)
+    assert 0 < float(found) < 1
+    assert float(acceptance((there - w)[None], pairs[0], pairs[1], drop * float("nan"), step)) == 0
 
 
 def test_burn_in_is_in_no_estimate() -> None:

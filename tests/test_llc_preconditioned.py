@@ -11,6 +11,7 @@ import ekfac
 import influence
 from influence.llc import preconditioned
 from influence.llc.covariance import at_damping, covariance
+from influence.llc.estimate import Withheld
 from influence.llc.run import llc
 from influence.truth.exact import exact_solver
 
@@ -47,9 +48,29 @@ def test_all_directions_are_reached_in_a_few_steps(fitted) -> None:
     found = chains(fitted, track={"row": fitted[1]})
     h = torch.linalg.eigvalsh(x.T @ x / 60)
     lam = next(iter(solver.lam.values()))
-    known = float((h / (h + lam)).sum()) / (1 - STEP / 4)  # two outputs, each with half of it
+    exact = float((h / (h + lam)).sum())  # two outputs, each with half of it
+    known = exact / (1 - STEP / 4)
     assert abs(found.value - known) < 4 * found.mcse and found.mcse < 0.02 * known
-    assert found.rhat < 1.01 and found.ess > 1000 and found.step_bias is None
+    assert found.rhat < 1.01 and found.ess > 1000
+    assert found.step_bias == pytest.approx(known - exact, rel=0.1) and 0.8 < found.acceptance < 1
+
+
+def test_steps_too_long_for_the_curvature_are_noticed_and_searched_for(fitted) -> None:
+    """EK-FAC of inputs a hundred times smaller takes 10⁴ for a curvature of 1, and chains of ε = .4 run away."""
+    lm, rows, likelihood, _, x = fitted
+    small = influence.load(influence.Supervised(lm.net.get_submodule("net"), x / 100))
+    factors = influence.fit_ekfac(small, rows, likelihood=likelihood, labels="expected", progress=False)
+    solver = ekfac.solver(factors, damping=0.01)
+    where, gamma = at_damping(lm, solver.lam, N_BETA)
+    asked = {
+        "where": where, "gamma": gamma, "n_beta": N_BETA, "sampler": preconditioned.build(lm, solver, N_BETA),
+        "likelihood": likelihood, "batch_size": 60, "chains": 8, "draws": 20, "thin": 2, "burn_in": 100,
+        "progress": False,
+    }  # fmt: skip
+    with pytest.raises(Withheld):
+        llc(lm, rows, step_size=STEP, **asked)
+    found = llc(lm, rows, **asked)
+    assert found.settings["step_size"] < 1e-3 and found.acceptance > 0.8
 
 
 def test_covariances_are_those_of_the_exact_solve(fitted) -> None:

@@ -175,19 +175,18 @@ def _force(slope: Tensor, away: Tensor, plan: Plan, space: Space) -> Tensor:
 
 def _check(part: Part, place: int, find: gradient.Gradient, at: _Here, state: Any, plan: Plan, space: Space) -> None:
     """Step-size bias and acceptance at this step, on its batch; the chain stays where it is."""
-    metric = plan.sampler.metric(state)
-    pull = at.slope.double() * plan.n_beta * (1.0 if metric is None else metric.double())
-    part.bias[:, place] = plan.step_size / 8 * (pull * at.force.double()).sum(1)
+    pulled = plan.sampler.metric(state, at.force)
+    part.bias[:, place] = plan.step_size / 8 * plan.n_beta * (at.slope.double() * pulled.double()).sum(1)
     here = at.values.clone()
-    there = mala.proposal(here, at.force, at.noise, plan.step_size, metric)
     before = _energy(at.mean, at.away, plan)
-    at.values.copy_(there)
+    plan.sampler.update(state, at.values, at.force, at.noise, plan.step_size, False)
     losses, slope = find(at.items)
-    away = there - space.center
+    away = at.values - space.center
     drop = before - _energy(losses.double().mean(1) * at.scale, away, plan)
     back = _force(slope, away, plan, space)
+    fall, rise = (at.force, pulled), (back, plan.sampler.metric(state, back))
+    part.acceptance[:, place] = mala.acceptance(at.values - here, fall, rise, drop, plan.step_size)
     at.values.copy_(here)
-    part.acceptance[:, place] = mala.acceptance(here, there, at.force, back, drop, plan.step_size, metric)
 
 
 def _energy(mean: Tensor, away: Tensor, plan: Plan) -> Tensor:

@@ -167,7 +167,8 @@ def _notes(trace: Trace, value: float, found: Diagnostics, bias: float | None) -
         notes.append(f"only {found.ess:.0f} effective draws; give more draws, or a larger thin")
     if bias is not None and bias > BIAS * abs(value):
         notes.append(f"the step size may add up to {bias:.2g} to the estimate; give a smaller step_size")
-    needed, steps = relaxation(plan.step_size, gamma_of(trace)), plan.burn_in
+    pull = 1.0 if plan.sampler.relative else gamma_of(trace)
+    needed, steps = relaxation(plan.step_size, pull), plan.burn_in
     if plan.sampler.euler and needed > steps:
         notes.append(
             f"flat directions need about 2/(εγ) = {needed:.3g} steps to forget w*, burn-in has {steps}: where "

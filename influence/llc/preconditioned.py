@@ -28,8 +28,9 @@ def build(lm: LM, solver: EKFACSolver, n_beta: float) -> Sampler:
     """The sampler for chains that move the solver's blocks: `llc(where=mask, gamma=gamma, sampler=…)`, with mask and γ
     from `influence.llc.covariance.at_damping`.
 
-    ε is in units of the metric: .1 to .5, with a bias of about ε/4 of every variance where EK-FAC is right. There are
-    no checks of step size and acceptance along the way.
+    ε is in units of the metric, with a bias of about ε/4 of every variance where EK-FAC is right. Where the curvature
+    is above EK-FAC's, steps are unstable from an ε on that can be far below 1: look at `step_bias` and `acceptance`,
+    or have ε searched.
 
     Raises:
         ValueError: for an n_beta that is not positive; from the chains, where other coordinates move than the solver's.
@@ -56,17 +57,21 @@ def build(lm: LM, solver: EKFACSolver, n_beta: float) -> Sampler:
 
     def update(state: State, values: Tensor, force: Tensor, noise: Tensor, step_size: float, warm: bool) -> State:
         pulls, drawn = _blocks(lm, shapes, force), _blocks(lm, shapes, noise)
-        moves: Grad = {block.name: torch.zeros_like(dense(pulls[block.name])) for block in lm.blocks}
+        moves = {}
         for name in moving:
             d = scale[name].to(values)
             turned = both_into(dense(pulls[name]), *bases[name])
             fresh = dense(drawn[name])
             moves[name] = both_out_of(-step_size / 2 * d * turned + (step_size * d).sqrt() * fresh, *bases[name])
-        laid = to_parameters(lm, moves)
-        values.add_(torch.cat([laid[name].flatten(1) for name in shapes], 1))
+        values.add_(_flat(lm, shapes, moves))
         return state
 
-    return Sampler("ekfac", init, update, lambda state: None, euler=False)
+    def metric(state: State, force: Tensor) -> Tensor:
+        pulls = _blocks(lm, shapes, force)
+        turned = {name: both_into(dense(pulls[name]), *bases[name]) * scale[name].to(force) for name in moving}
+        return _flat(lm, shapes, {name: both_out_of(one, *bases[name]) for name, one in turned.items()})
+
+    return Sampler("ekfac", init, update, metric, relative=True)
 
 
 def _shapes(lm: LM, moving: list[str]) -> dict[str, torch.Size]:
@@ -74,6 +79,14 @@ def _shapes(lm: LM, moving: list[str]) -> dict[str, torch.Size]:
     some: Grad = {block.name: torch.full((1, *block.shape), float(block.name in moving)) for block in lm.blocks}
     held = {name: bool(value.any()) for name, value in to_parameters(lm, some).items()}
     return {name: p.shape for name, p in lm.net.named_parameters() if held.get(name)}
+
+
+def _flat(lm: LM, shapes: dict[str, torch.Size], moves: dict[str, Tensor]) -> Tensor:
+    """Coordinates (c p) from {block: (c o i)}; zero where a block is missing."""
+    like = next(iter(moves.values()))
+    whole: Grad = {b.name: moves[b.name] if b.name in moves else like.new_zeros(len(like), *b.shape) for b in lm.blocks}
+    laid = to_parameters(lm, whole)
+    return torch.cat([laid[name].flatten(1) for name in shapes], 1)
 
 
 def _blocks(lm: LM, shapes: dict[str, torch.Size], flat: Tensor) -> Grad:

@@ -46,7 +46,7 @@ def build(decay: float = 0.99, floor: float = 0.1) -> Sampler:
         values.addcmul_(state.scale.sqrt(), noise, value=step_size**0.5)
         return state
 
-    return Sampler("rmsprop", init, update, lambda state: state.scale)
+    return Sampler("rmsprop", init, update, lambda state, force: state.scale * force)
 
 
 def _adapted(state: State, force: Tensor, decay: float, floor: float) -> State:

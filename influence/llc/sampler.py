@@ -20,12 +20,14 @@ class Sampler(NamedTuple):
     `init` (values, noise, free) -> state, with standard normal noise (c p) and the number of coordinates that
     move. `update` (state, values, force, noise, step_size, warm) -> state, moving `values` in place along force
     = ∇U(values) (c p); `warm` is True during burn-in, when it may still adapt.
-    `metric` (state) -> what multiplies ε per coordinate (c p), None for 1.
+    `metric` (state, force) -> P ∇U (c p), P what multiplies ε in a step.
     `euler`: a step is w − (ε/2) P ∇U + √(εP) ξ, so that its step-size bias and acceptance are known.
+    `relative`: P undoes the curvature, so that ε has no unit and every direction is forgotten in 2/ε steps.
     """
 
     name: str
     init: Callable[[Tensor, Tensor, int], Any]
     update: Callable[[Any, Tensor, Tensor, Tensor, float, bool], Any]
-    metric: Callable[[Any], Tensor | None]
+    metric: Callable[[Any, Tensor], Tensor]
     euler: bool = True
+    relative: bool = False

@@ -26,8 +26,8 @@ def update(state: State, values: Tensor, force: Tensor, noise: Tensor, step_size
     return state
 
 
-def metric(state: State) -> Tensor | None:
-    return None
+def metric(state: State, force: Tensor) -> Tensor:
+    return force
 
 
 def build() -> Sampler:

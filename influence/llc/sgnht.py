@@ -52,7 +52,7 @@ def build(friction: float = 0.2, coupling: float = 0.01) -> Sampler:
         values.add_(p, alpha=time / 2)
         return State(p, rate + coupling / 2 * _too_hot(p, state.free), state.free)
 
-    return Sampler("sgnht", init, update, lambda state: None, euler=False)
+    return Sampler("sgnht", init, update, lambda state, force: force, euler=False)
 
 
 def _too_hot(p: Tensor, free: int) -> Tensor:

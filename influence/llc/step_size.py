@@ -81,7 +81,10 @@ def search(
 
 
 def guess(space: Space, plan: Plan) -> float:
-    """Where the search begins: the ε at which a direction without curvature forgets its start in 50 steps."""
+    """Where the search begins: the ε at which a direction without curvature forgets its start in 50 steps, or, for a
+    sampler whose ε is relative to the curvature, the one that adds 5 % where the curvature is right."""
+    if plan.sampler.relative:
+        return 0.2
     gamma = float(np.mean(np.asarray(plan.gamma, dtype=np.float64)))
     return 1 / (25 * max(gamma, 1.0))
 
