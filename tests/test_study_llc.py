@@ -124,7 +124,9 @@ def test_a_killed_measurement_ends_with_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             coefficients.measure(model_of(lm, tmp_path / "again"), lambda word: None)
         assert not coefficients.complete(tmp_path / "again", SETTINGS)
-    coefficients.measure(model_of(lm, tmp_path / "again"), lambda word: None)
+    begun: list[str] = []
+    coefficients.measure(model_of(lm, tmp_path / "again"), lambda word: None, begun.append)
+    assert begun == [f"llc: layer {layer} head {head}" for layer in (0, 1) for head in (0, 1)]
     assert files(tmp_path / "again") == files(measured) and count[0] == 7 + 2, "nothing is made twice"
 
 

@@ -154,6 +154,9 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
     try:
         with tqdm(total=total, desc="study", unit="part", disable=not shown) as bar:
 
+            def shown_now(name: str, word: str) -> None:
+                bar.set_postfix_str(f"{name} {word}")
+
             def told(name: str, word: str) -> None:
                 bar.set_postfix_str(f"{name} {word}", refresh=False)
                 bar.update()
@@ -169,7 +172,7 @@ def _measure_all(spec: Spec, made: Materials, root: Path, progress: bool) -> Non
                 model = Model(task, folder, lm, made.rows, spec.measured, False, line["untrained"])
                 measure(model, made.concepts, lambda word: told(task, word))
                 if once:
-                    coefficients.measure(model, lambda word: told(task, word))
+                    coefficients.measure(model, lambda word: told(task, word), lambda word: shown_now(task, word))
                 _log(root, task, "measured")
 
             share(list(made.lines), one, root / ".locks")

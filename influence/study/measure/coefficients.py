@@ -63,17 +63,20 @@ def rows_of(rows: Rows, settings: Settings) -> Rows:
     return rows.select(np.sort(drawn).tolist())
 
 
-def measure(model: Model, told: Callable[[str], object]) -> None:
+def measure(model: Model, told: Callable[[str], object], begun: Callable[[str], object] = str) -> None:
     """Make every piece in MODEL@STEP/llc that is not whole: `plan` with parts and step sizes, and a piece per part.
 
-    Killed at any moment it goes on with the next part. `told` is called once, at the end, for progress.
+    Killed at any moment it goes on with the next part. For progress `begun` is called with what comes next, and `told`
+    once, at the end.
     """
     folder, rows = model.folder / NAME, rows_of(model.rows, model.settings)
     if not pieces.whole(folder / "plan"):
+        begun(f"{NAME}: step sizes")
         pieces.save(folder / "plan", {}, _plan(model.lm, rows, model.settings))
     plan = pieces.about(folder / "plan")
     for place, part in _places(folder, plan):
         if not pieces.whole(place):
+            begun(f"{NAME}: {part.name}")
             pieces.save(place, *_one(model.lm, rows, part, plan["step_sizes"][part.kind], model.settings))
     told(NAME)
 
