@@ -56,11 +56,10 @@ def traced(step: Step) -> Step:
 
 def _recorded(step: Step, values: Tensor, items: tuple[Tensor, ...]) -> GraphModule | None:
     try:
-        graph = make_fx(step)(values, *items)
+        return simplified(make_fx(step)(values, *items), (values, *items))
     except Exception as error:  # noqa: BLE001 - whatever a model's own code raises under a tracer
         log.debug("the step cannot be recorded (%s) and is taken as it is", str(error)[:200])
         return None
-    return simplified(graph, (values, *items))
 
 
 def _same(graph: GraphModule, values: Tensor, items: tuple[Tensor, ...], right: tuple[Tensor, Tensor]) -> bool:
