@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from influence.probing import descent
 from influence.probing.probes import Probes
 from influence.probing.solve import logistic
 
@@ -234,3 +235,9 @@ def test_logits_want_the_same_layers_and_columns() -> None:
     for other in (x[:, :, :4], torch.cat([x, x]), x[0]):
         with pytest.raises(ValueError, match="expected"):
             probes.logits(other)
+
+
+def test_least_eigenvalues_say_nothing_where_directions_overflowed() -> None:
+    h = torch.diag_embed(torch.tensor([[3.0, 2.0], [5.0, 0.25], [4.0, 1.0], [4.0, 1.0]], dtype=torch.float64))
+    h[2, 0, 1], h[3, 1, 1] = float("inf"), float("nan")
+    assert descent._least(h).tolist() == [2.0, 0.25, 1.0, 1.0]
