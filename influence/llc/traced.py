@@ -18,7 +18,7 @@ from influence.llc.simplify import simplified
 
 log = logging.getLogger("influence")
 Step = Callable[..., tuple[Tensor, Tensor]]
-AFTER = 100  # calls with items of the same shapes, about as long as a recording takes
+AFTER = 20  # calls with items of the same shapes before a recording, which takes as long as 50 to 100 of them
 MOST = 4  # recordings kept: rows of text come in many lengths
 SAME = {torch.float32: 1e-4, torch.float64: 1e-10}  # of the largest number, by which a recording may differ
 
