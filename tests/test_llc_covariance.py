@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import influence
 from influence.llc.covariance import at_damping, covariance, susceptibility
+from influence.llc.estimate import estimate
 from influence.llc.run import llc, plan_of
 from influence.llc.space import space
 from influence.llc.target import of_items
@@ -61,6 +62,7 @@ def test_scores_are_labelled_and_in_nats(traced) -> None:
     np.testing.assert_allclose(nats.values * 24, raw.values)
     assert nats.attrs["damping"] == pytest.approx(GAMMA / N_BETA)
     assert (nats["reliability"].values > 0.9).all()
+    assert nats.attrs["notes"] == "; ".join(estimate(traced).notes)
     with pytest.raises(ValueError, match="not tracked"):
         covariance(traced, rows="others")
 

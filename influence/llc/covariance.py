@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influence.llc.estimate import gamma_of
+from influence.llc.estimate import estimate, gamma_of
 from influence.llc.trace import Trace
 from influence.model.tangent import to_parameters
 from influence.types import LM
@@ -32,7 +32,8 @@ def covariance(
     log p(query) if the row stood in the training set once more; positive rows raised it. The coordinate
     `reliability` (query) says how far noise of the chains leaves the order of rows alone: the correlation of
     the scores by half of the chains with those by the other half, projected to all chains (Spearman–Brown); 1
-    is free of noise.
+    is free of noise. The attribute `notes` holds what speaks against the chains themselves, as in `LLC`: too long a
+    step shows there alone.
 
     Args:
         queries, rows: names under which `llc(track=…)` kept their losses; the same for both gives rows on rows.
@@ -157,4 +158,5 @@ def _attrs(trace: Trace, raw: bool, n: int) -> dict[str, Any]:
         "step_size": plan.step_size,
         "chains": int(trace.kept.sum()),
         "draws": plan.draws,
+        "notes": "; ".join(estimate(trace).notes),
     }
