@@ -15,8 +15,8 @@ import pandas as pd
 
 from influence.data import planted
 from influence.llc.sweep import stages
+from influence.report.chart import look
 from influence.report.drawn import Figure
-from influence.report.figures import look
 
 COLOURS = ("#b3362b", "#2b66a8", "#d98a1f", "#1f2430", "#3aa6a0", "#c65ba0")
 RULES = {"rest": "#a9aeb9", "bigram": "#8a6414", "skip-trigram": "#5e9c3a", "second copy": "#7b3294"}

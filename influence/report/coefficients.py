@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from influence.report.figures import HEIGHT, WIDTH, altair_module, finish, look
+from influence.report.chart import HEIGHT, WIDTH, altair_module, finish, look
 from influence.report.svg import COLOUR
 from influence.report.words import clean, count, shorten
 

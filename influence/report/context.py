@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from influence.report import checks, interventions, llc, probing, sparse, trust
 from influence.report.cards import RANKINGS, SIDES, Cards, facts_of_rows, sides
+from influence.report.chart import Build
 from influence.report.dots import trust_figures
-from influence.report.figures import EKFAC, Build, of_query, query_figures, retrieval, top_share
+from influence.report.figures import EKFAC, of_query, query_figures, retrieval, top_share
 from influence.report.payload import Limits, comparison, heat
 from influence.report.read import Run
 from influence.report.svg import draw, inline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from influence.report.figures import HEIGHT, WIDTH, altair_module, finish
+from influence.report.chart import HEIGHT, WIDTH, altair_module, finish
 from influence.report.svg import COLOUR
 from influence.report.words import clean, fixed, shorten
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from influence.report.chart import Build, altair_module, finish
 from influence.report.checks import MEASURES
-from influence.report.figures import Build, altair_module, finish
 from influence.report.read import Run
 from influence.report.svg import COLOUR
 from influence.report.words import clean, shorten

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from influence.probing.result import Probing
+from influence.report.chart import HEIGHT, WIDTH, altair_module, look
 from influence.report.depths import curve_layers
-from influence.report.figures import HEIGHT, WIDTH, altair_module, look
 from influence.report.probing import curve_words
 from influence.report.svg import draw, picture
 from influence.report.words import clean

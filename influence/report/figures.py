@@ -1,20 +1,22 @@
-"""The report's figures: a table in, an Altair chart out. Each is also exportable on its own as SVG or PNG.
-
-All are 330 px wide, so that one fills a phone and three stand beside each other on a desk.
-"""
+"""The report's figures: a table in, an Altair chart out. Each is also exportable on its own as SVG or PNG."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influence.report.extra import needed
+from influence.report.chart import Build, altair_module, finish
+from influence.report.dots import trust_figures
+from influence.report.interventions import edit_figures
+from influence.report.llc import llc_figures
+from influence.report.probing import probing_figures
 from influence.report.read import Run, read_run
+from influence.report.sparse import sparse_figures
 from influence.report.svg import COLOUR, draw, picture
 from influence.report.words import is_missing, number
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     import altair
     import pandas
 
-Build = Callable[[], "altair.TopLevelMixin"]
-WIDTH, HEIGHT = 272, 168
 SIDE = {"positive": "raise", "negative": "lower"}
 DOTS = 40  # largest scores of a tail that are drawn as dots as well
 EKFAC = re.compile(r"ek-?fac", re.IGNORECASE)
@@ -163,12 +163,6 @@ def write_figures(run: str | Path, folder: str | Path, formats: Sequence[str] = 
 
 def all_figures(run: Run) -> Iterator[tuple[str, Build]]:
     """(name, what builds the chart) for every figure that the run's tables allow."""
-    from influence.report.dots import trust_figures
-    from influence.report.interventions import edit_figures
-    from influence.report.llc import llc_figures
-    from influence.report.probing import probing_figures
-    from influence.report.sparse import sparse_figures
-
     for name, build, _ in (*probing_figures(run), *sparse_figures(run), *edit_figures(run), *llc_figures(run)):
         yield name, build
     if "queries" not in run.tables:
@@ -202,12 +196,6 @@ def of_query(run: Run, name: str, query: int) -> pandas.DataFrame | None:
     return rows if len(rows) else None
 
 
-def altair_module() -> Any:
-    with needed():
-        import altair
-    return altair
-
-
 def _layer_axis(alt: Any) -> Any:
     return alt.X("layer:O", title="layer", axis=_plain_axis(alt))
 
@@ -236,36 +224,4 @@ def _log(alt: Any, field: str, title: str, points: pandas.DataFrame) -> Any:
     axis = "X" if field == "score" else "Y"
     return getattr(alt, axis)(
         f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, labelExpr=label, ticks=False)
-    )
-
-
-def finish(chart: Any, width: Any = WIDTH, height: Any = HEIGHT) -> altair.TopLevelMixin:
-    """A chart of that size in the report's looks."""
-    return look(chart.properties(width=width, height=height))
-
-
-def look(chart: Any) -> altair.TopLevelMixin:
-    """The report's looks, for a chart or several beside each other."""
-    font = "Helvetica, Arial, sans-serif"
-    text = {
-        "labelColor": COLOUR["muted"],
-        "titleColor": COLOUR["muted"],
-        "labelFont": font,
-        "titleFont": font,
-    }
-    axis = {
-        **text,
-        "labelFontSize": 11,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "gridColor": COLOUR["rule"],
-        "domainColor": COLOUR["grey"],
-        "tickColor": COLOUR["grey"],
-    }
-    return (
-        chart.properties(background="transparent", padding=2)
-        .configure_view(stroke=None)
-        .configure_axis(**axis)
-        .configure_axisX(grid=False)
-        .configure_legend(**text, labelFontSize=11, symbolFillColor=COLOUR["muted"])
     )

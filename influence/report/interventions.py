@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from influence.interventions.result import Interventions
+from influence.report.chart import HEIGHT, WIDTH, Build, altair_module, finish, look
 from influence.report.drawn import COLUMNS, Figure
-from influence.report.figures import HEIGHT, WIDTH, Build, altair_module, finish, look
 from influence.report.read import Run
 from influence.report.svg import COLOUR
 from influence.report.words import clean, count, fixed, is_missing, percent, plural, shorten

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from influence.llc.notes import ESS, RHAT, kinds
+from influence.report.chart import Build
 from influence.report.coefficients import NONE, chain_lines, curve_lines, part_dots
 from influence.report.drawn import Figure
-from influence.report.figures import Build
 from influence.report.read import Run
 from influence.report.words import clean, count, is_missing, number, plural
 

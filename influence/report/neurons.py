@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from influence.report.figures import WIDTH, altair_module, finish
+from influence.report.chart import WIDTH, altair_module, finish
 from influence.report.svg import COLOUR
 from influence.report.words import clean, shorten
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from influence.report.chart import Build
 from influence.report.depths import METRICS, depth_curve, depth_heat, heat_cells, shift_dots
-from influence.report.figures import Build
 from influence.report.read import Run
 from influence.report.words import clean, count, fixed, is_missing, plural
 

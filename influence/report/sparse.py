@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from influence.report.figures import Build
+from influence.report.chart import Build
 from influence.report.neurons import axis_name, cost_dots, k_curve, layer_curve, rotation_curve
 from influence.report.read import Run
 from influence.report.words import clean, closed, count, fixed, is_missing, number, percent, plural

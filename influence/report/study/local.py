@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from influence.report.figures import Build, altair_module, finish
+from influence.report.chart import Build, altair_module, finish
 from influence.report.study.bysize import HEIGHT, LEFT, TOP, WIDTH, panel_head
 from influence.report.study.pens import Frame, Panel, axes, dot, line
 from influence.report.study.read import Study

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from influence.report.figures import Build, altair_module, finish
+from influence.report.chart import Build, altair_module, finish
 from influence.report.study.cells import centroids
 from influence.report.study.read import CHANCE, Study
 from influence.report.svg import COLOUR
