@@ -84,7 +84,7 @@ def table(frame: pd.DataFrame, control: str = "majority", by_m: bool = False) ->
 def networks(seed: int) -> pd.DataFrame:
     """`influence.probe` on networks in which block m computes the concept."""
     import influence
-    from influence.data.statements import labelled
+    from influence.data.labelled import labelled
 
     lines = []
     for m in range(6):

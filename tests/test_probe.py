@@ -13,7 +13,7 @@ import torch
 
 import influence
 from influence.data.generated import generated
-from influence.data.statements import labelled
+from influence.data.labelled import labelled
 from influence.data.tokenizer import world_tokenizer
 from influence.data.world import world
 from influence.model.sizes import Size, neox

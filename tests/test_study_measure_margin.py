@@ -18,7 +18,7 @@ from influence.attribution.fit import fit_ekfac
 from influence.attribution.gradients import query_gradients
 from influence.data.build import build
 from influence.data.files import BadData
-from influence.data.statements import labelled
+from influence.data.labelled import labelled
 from influence.model.capture import call, forward
 from influence.model.hidden import hidden_output
 from influence.model.load import load

@@ -18,7 +18,7 @@ import ekfac
 from influence.attribution.fit import fit_ekfac
 from influence.data.build import build
 from influence.data.files import BadData
-from influence.data.statements import labelled
+from influence.data.labelled import labelled
 from influence.model.hidden import hidden_gradients
 from influence.model.load import load
 from influence.model.loss import log_p

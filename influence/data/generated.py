@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from influence.data.files import BadData
-from influence.data.statements import filled, labelled
+from influence.data.labelled import filled, labelled
 from influence.data.world.concepts import CONCEPTS, Labelled
 
 if TYPE_CHECKING:

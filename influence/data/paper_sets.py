@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from influence.data.files import BadData, decode
+from influence.data.labelled import check_texts, filled, labelled
 from influence.data.read import read
-from influence.data.statements import check_texts, filled, labelled
 
 if TYPE_CHECKING:
     import datasets

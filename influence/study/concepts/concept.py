@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from influence.data.files import BadData
-from influence.data.statements import class_names, labelled
+from influence.data.labelled import labelled
+from influence.data.statements import class_names
 
 if TYPE_CHECKING:
     import datasets
