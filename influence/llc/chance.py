@@ -39,7 +39,7 @@ class Picks:
         self.rngs = [np.random.default_rng([seed, chain, 1]) for chain in chains]
         self.n, self.batch, self.at = n, min(batch, n), STEPS
         self.ready = torch.empty(len(chains), STEPS, self.batch if self.batch < n else 0, dtype=torch.int64)
-        self.all = torch.arange(n).repeat(len(chains), 1)
+        self.all = torch.arange(n).expand(len(chains), n)
 
     def __call__(self) -> Tensor:
         if self.batch == self.n:

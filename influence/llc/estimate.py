@@ -171,7 +171,7 @@ def _notes(trace: Trace, value: float, found: Diagnostics, bias: float | None) -
     needed, steps = relaxation(plan.step_size, pull), plan.burn_in
     if plan.sampler.euler and needed > steps:
         notes.append(
-            f"flat directions need about 2/(εγ) = {needed:.3g} steps to forget w*, burn-in has {steps}: where "
+            f"flat directions need about {'2/ε' if plan.sampler.relative else '2/(εγ)'} = {needed:.3g} steps to forget w*, burn-in has {steps}: where "
             "the loss is flat, the estimate is of how far the chains have come"
         )
     return notes

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NAME = "llc"
 # of all chains, beside the draws, rows and seed of the study; small batches and more of them between draws cost a
-# fifth of larger ones at the same standard error (docs/study.md)
+# quarter of larger ones at the same standard error (docs/study.md)
 CHAINS: dict[str, Any] = {
     "sampler": "sgld", "n_beta": None, "gamma": 100.0, "batch_size": 8, "chains": 4, "thin": 8, "burn_in": 400,
 }  # fmt: skip
