@@ -10,8 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +20,12 @@ import influence
 from influence.cli.app import command
 from influence.cli.ladder import ladder as ladder_command
 from influence.data.agree import difference
-from influence.data.files import BadData
-from influence.data.material import material, world_material
 from influence.data.tokenizer import train_tokenizer
-from influence.data.world import world
 from influence.model.load import BadModel
 from influence.model.peek import Seen
-from influence.model.plan import TokenRows, plain_rows
 from influence.model.sizes import SIZES, Size, neox
-from influence.model.step import gradient, mean_loss, pieces
-from influence.model.train import initial, train
+from influence.model.train import initial
 from influence.store import NotARun, OtherSettings, WriteFailed
-from influence.store.share import share
 from influence.study import ladder as laddering
 from influence.study import opening
 from influence.study.opening import BadLadder, open_ladder
@@ -262,24 +254,6 @@ def test_bad_input_is_refused(changed: dict, said: str, tmp_path: Path) -> None:
     assert not (tmp_path / "l" / "settings.json").exists()
 
 
-def test_devices_are_dealt_to_workers_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = laddering.understood({**laddering.ladder.__kwdefaults__, "out": "x", "preset": "gpu"})
-    alone, second = laddering._Rank(0, 0, 1), laddering._Rank(3, 1, 4)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match="this machine shows none; give device='cpu'"):
-        laddering._crew(asked, alone, None)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert laddering._crew(asked, alone, None) == ["cuda:0", "cuda:1"]
-    assert laddering._crew(asked, alone, 3) == ["cuda:0", "cuda:1", "cuda:0"]
-    assert laddering._crew(asked, second, None) == ["cuda:1"]
-    assert laddering._crew(asked._replace(device="cpu"), second, None) == ["cpu"]
-    monkeypatch.setattr(laddering, "_cores", lambda: 4)
-    assert laddering._crew(asked._replace(device="cpu", threads=2), alone, None) == ["cpu"] * 2
-    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
-        monkeypatch.setenv(name, value)
-    assert laddering._rank() == second
-
-
 def test_presets_keep_their_word() -> None:
     for one in PRESETS.values():
         assert set(one.sizes) <= set(SIZES)
@@ -291,44 +265,6 @@ def test_presets_keep_their_word() -> None:
     from influence.model.peek import shape_of
 
     assert shape_of(neox(top, PRESETS["gpu"].vocab)).parameters > 30e6
-
-
-def test_tasks_are_held_by_one_at_a_time_and_all_done(tmp_path: Path) -> None:
-    guard, inside, done = threading.Lock(), set[str](), list[str]()
-
-    def do(name: str, place: int) -> None:
-        with guard:
-            assert name not in inside
-            inside.add(name)
-        time.sleep(0.005)
-        with guard:
-            inside.discard(name)
-            done.append(name)
-
-    names = [f"t{k}" for k in range(6)]
-    calls = [threading.Thread(target=share, args=(names, do, tmp_path), kwargs={"at_once": 2}) for _ in range(2)]
-    for call in calls:
-        call.start()
-    for call in calls:
-        call.join(60)
-    assert sorted(done) == sorted(names * 2)  # each call does each once: it recognises what the other has finished
-
-
-def test_the_first_failure_of_a_shared_task_is_told_and_ends_the_others(tmp_path: Path) -> None:
-    stopped, begun = threading.Event(), list[str]()
-
-    def do(name: str, place: int) -> None:
-        begun.append(name)
-        if name == "bad":
-            raise FloatingPointError("the cause")
-        assert stopped.wait(30)
-        raise RuntimeError("was stopped")
-
-    with pytest.raises(FloatingPointError, match="the cause"):
-        share(["long", "bad", "never"], do, tmp_path, at_once=2, stop=stopped.set)
-    assert "never" not in begun
-    with pytest.raises(ValueError, match="at_once is 0"):
-        share([], do, tmp_path, at_once=0)
 
 
 def test_models_with_other_tokenizers_are_no_ladder(whole: Path, copy: Path) -> None:
@@ -387,66 +323,6 @@ def test_hub_names_with_revisions(whole: Path, monkeypatch: pytest.MonkeyPatch) 
     assert named["step"].tolist() == [1000, -1] and named["n_layers"].tolist() == [6, 12]
     with pytest.raises(ValueError, match="were not trained here"):
         found.losses()
-
-
-@pytest.fixture(scope="module")
-def some() -> tuple[object, TokenRows]:
-    made = material(TEXTS, vocab=280, length=12, pack=False)
-    return neox(Size(2, 16, 1e-2, heads=2), 280), plain_rows(made.rows)
-
-
-def test_pieces_of_a_batch_add_up_to_its_gradient(some) -> None:  # type: ignore[no-untyped-def]
-    config, rows = some
-    found = {}
-    for count in (1, 3, 100):
-        net = initial(config, 0).double()
-        parts = pieces(rows, np.arange(10), count, torch.device("cpu"))
-        assert len(parts) == min(count, 10)
-        found[count] = gradient(net, parts), torch.cat([p.grad.flatten() for p in net.parameters()])
-    for count in (3, 100):
-        assert found[count][0] == pytest.approx(found[1][0], rel=1e-12)
-        torch.testing.assert_close(found[count][1], found[1][1], rtol=1e-9, atol=1e-12)
-    assert mean_loss(
-        net, rows._replace(ids=rows.ids[:10], masks=rows.masks[:10]), torch.device("cpu")
-    ) == pytest.approx(found[1][0], rel=1e-9)
-    assert net.training
-
-
-def test_bfloat16_keeps_float32_weights_and_learns_alike(some, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    config, rows = some
-    asked = {"lr": 1e-2, "steps": 12, "batch_tokens": 64, "warmup": 2, "checkpoints": 0, "progress": False}
-    wide = train(tmp_path / "wide", config, rows, **asked)
-    half = train(tmp_path / "half", config, rows, **asked, compute_dtype="bfloat16")
-    assert half.losses != wide.losses
-    np.testing.assert_allclose(half.losses, wide.losses, rtol=0.02)
-    lm = influence.load(half.final)
-    assert {p.dtype for p in lm.net.parameters()} == {torch.float32}
-    with pytest.raises(OtherSettings, match="compute_dtype: 'bfloat16' there"):
-        train(tmp_path / "half", config, rows, **asked)
-    assert "compute_dtype" not in json.loads((tmp_path / "wide" / "settings.json").read_text())
-
-
-def test_a_world_is_trained_on_whole_and_asked_in_other_words() -> None:
-    drawn = world(3, persons=4, countries=2, facts_each=3, prose=6)
-    made = world_material(drawn, vocab=400)
-    assert made.rows["text"] == [one["text"] for one in drawn.documents]
-    facts = [one for one in made.held_out if one["form"] == "held-out"]
-    assert [one["fact"] for one in facts] == [fact.id for fact in drawn.facts]
-    assert not set(made.held_out["text"]) & set(made.rows["text"])
-    asked = {q["fact"]: q["prompt"] + q["completion"] for q in drawn.questions if q["phrasing"] == "held-out"}
-    assert all(one["text"] == asked[one["fact"]] + "." for one in facts)
-    assert made.held_out["row"][0] == len(drawn.documents)
-
-
-def test_equal_rows_stand_on_one_side() -> None:
-    texts = [f"row {k % 15} of them" for k in range(60)]
-    made = material(texts, vocab=280, pack=False, held_out=0.2)
-    assert len(set(made.held_out["text"])) == 3 and len(made.held_out) == 12 and len(made.rows) == 48
-    assert not set(made.held_out["text"]) & set(made.rows["text"])
-    other = material(texts, vocab=280, pack=False, held_out=0.2, seed=1)
-    assert set(other.held_out["text"]) != set(made.held_out["text"])
-    with pytest.raises(BadData, match="read only once"):
-        material(iter(texts))
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -18,9 +16,6 @@ from report_payloads import PAYLOADS
 from report_reading import Page, is_inert, values
 from study_tables import SETTINGS, payload
 
-from influence.analysis import powerlaw_fit
-from influence.attribution.fit import fit_ekfac
-from influence.probing.probe import probe
 from influence.report import words
 from influence.report.study import methods_text, study_figures, write_study_report
 from influence.report.study import page as pages
@@ -29,9 +24,7 @@ from influence.report.study.methods import flat
 from influence.report.study.pens import file_svg
 from influence.report.study.read import read_study
 from influence.report.study.trends import per_model, removal_rows, short_count, trends
-from influence.report.study.verdicts import NAMES, PRIMARIES, STATES, forest, state, summary
-from influence.study.hypotheses import verdict as judged
-from influence.study.measure import spread
+from influence.report.study.verdicts import NAMES, PRIMARIES, summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text fill="#1f2430">drawn</text></svg>'
@@ -381,38 +374,6 @@ def test_methods_name_every_setting(given: dict[str, Any], text: str) -> None:
     assert "`ladder.corpus.world.persons`" in corpus and "`ladder.vocab`" in corpus and "`ladder.tokens`" not in corpus
 
 
-def test_methods_are_inert_markdown_and_say_what_is_missing() -> None:
-    told = methods_text({}, concepts=pd.DataFrame({"concept": ["<b>*x*</b>"], "kind": ["user"]}))
-    assert r"\<b\>\*x\*\</b\>" in told and "<b>" not in told
-    assert "No command was stored." in told and "No versions were stored." in told and "Nothing was skipped." in told
-
-
-def test_what_the_report_says_of_the_tests_is_what_they_are() -> None:
-    assert judged.NAMES == NAMES and judged.PRIMARIES == PRIMARIES
-    assert state(judged.UNTESTABLE) == "untestable" and state(judged.DESCRIPTIVE) == "descriptive"
-    for name in ("centroid", "excess", "margin", "scale", "tail_slope"):
-        module = importlib.import_module(f"influence.study.hypotheses.{name}")
-        assert {state(decision) for decision in module.WEAKER.values()} == {"weaker"}
-    assert [state(one) for one in ("relation", "trend", "no relation", "no trend")] == [
-        "found",
-        "found",
-        "none",
-        "none",
-    ]
-    assert len(set(STATES.values())) == len(STATES) == 5
-
-
-def test_what_the_methods_say_of_measurements_is_what_they_are() -> None:
-    """Numbers and names that no setting holds stand in the words; they are those of the code."""
-    told = methods_text({})
-    asked = {name: one.default for name, one in inspect.signature(probe).parameters.items()}
-    assert asked["probe"] == "logistic" and asked["position"] == "last" and asked["sites"] == ("resid_post",)
-    assert "(logistic)" in told and "residual stream after every block, at the last token" in told
-    assert asked["metric"] == "auc" and "as AUC" in told
-    assert inspect.signature(fit_ekfac).parameters["labels"].default == "sampled" and "labels sampled" in told
-    assert f"{spread.TOP} largest scores" in told and f"the {powerlaw_fit.LEAST} largest of the rows" in told
-
-
 def test_the_summary_counts_and_claims(given: dict[str, Any]) -> None:
     def of(*decisions: str, effect: float = 0.3) -> str:
         made = [{"quantity": q, "effect": effect, "decision": d} for q, d in zip(PRIMARIES, decisions, strict=False)]
@@ -432,10 +393,3 @@ def test_the_summary_counts_and_claims(given: dict[str, Any]) -> None:
     assert summary(read_study(given))[1] == (
         "12 models of 4 sizes with 3 training seeds, 10 concepts, 4 of them nulls that are expected at chance."
     )
-
-
-def test_the_drawn_interval_holds_zero_where_the_interval_does() -> None:
-    inside, outside = forest(0.1, -0.2, 0.4), forest(0.3, 0.1, 0.5)
-    assert inside is not None and inside["low"] < inside["zero"] < inside["effect"] < inside["high"] < 100
-    assert outside is not None and 0 < outside["zero"] < outside["low"]
-    assert forest(0.3, float("nan"), 0.5) is None

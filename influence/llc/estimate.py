@@ -167,11 +167,11 @@ def _notes(trace: Trace, value: float, found: Diagnostics, bias: float | None) -
         notes.append(f"only {found.ess:.0f} effective draws; give more draws, or a larger thin")
     if bias is not None and bias > BIAS * abs(value):
         notes.append(f"the step size may add up to {bias:.2g} to the estimate; give a smaller step_size")
-    pull = 1.0 if plan.sampler.relative else gamma_of(trace)
+    pull, said = (1.0, "2/ε") if plan.sampler.relative else (gamma_of(trace), "2/(εγ)")
     needed, steps = relaxation(plan.step_size, pull), plan.burn_in
     if plan.sampler.euler and needed > steps:
         notes.append(
-            f"flat directions need about {'2/ε' if plan.sampler.relative else '2/(εγ)'} = {needed:.3g} steps to forget w*, burn-in has {steps}: where "
+            f"flat directions need about {said} = {needed:.3g} steps to forget w*, burn-in has {steps}: where "
             "the loss is flat, the estimate is of how far the chains have come"
         )
     return notes
